@@ -1,0 +1,51 @@
+"""The vector files of big-ann-benchmarks: uint32 n, uint32 dim, then n rows.
+
+The element type is told by the suffix alone; layout as published at
+https://big-ann-benchmarks.com (fbin, u8bin, i8bin) with DiskANN's f16bin.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import numpy as np
+
+from haag_vq.errors import DataError
+from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.fixed import FixedRowSource, check_body
+
+BIGANN_DTYPES: dict[str, str] = {
+    ".fbin": "<f4",
+    ".f16bin": "<f2",
+    ".u8bin": "|u1",
+    ".i8bin": "|i1",
+}
+HEADER = struct.Struct("<II")
+
+
+def open_bigann(path: str | os.PathLike[str]) -> FixedRowSource:
+    """Open an .fbin, .f16bin, .u8bin or .i8bin file. Reads its 8 bytes of header.
+
+    Raises
+    ------
+    DataError
+        If the file has other bytes than its header promises (a crop of a larger file often
+        keeps the larger file's header), or the dimension is 0.
+    """
+    stamp = FileStamp.of(path)
+    suffix = os.path.splitext(stamp.path)[1].lower()
+    dtype = np.dtype(BIGANN_DTYPES[suffix])
+    with open(stamp.path, "rb") as file:
+        header = file.read(HEADER.size)
+    if len(header) < HEADER.size:
+        raise DataError(
+            f"{stamp.path} is truncated: {len(header)} bytes, the header alone takes {HEADER.size}."
+        )
+    n_rows, dim = HEADER.unpack(header)
+    if dim == 0:
+        raise DataError(f"{stamp.path}: its header says dimension 0; is it an {suffix} file?")
+    check_body(stamp, HEADER.size, n_rows, dim, dtype)
+    return FixedRowSource(
+        stamp, HEADER.size, n_rows, dim, dtype, stamp.fingerprint(suffix.encode() + header)
+    )

@@ -1,0 +1,66 @@
+"""NumPy's .npy files: a header, then rows in C order."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from haag_vq.errors import DataError
+from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.fixed import FixedRowSource, check_body
+from haag_vq.sources.protocol import STORED_DTYPES
+
+NPY_MAGIC = b"\x93NUMPY"
+
+
+def open_npy(path: str | os.PathLike[str]) -> FixedRowSource:
+    """Open a two-dimensional .npy file of float32, float64, float16, int8 or uint8.
+
+    Reads the header only. Object arrays are refused and never unpickled.
+
+    Raises
+    ------
+    DataError
+        If the header is not one of a two-dimensional C-ordered array of such a type, or
+        promises other bytes than the file has.
+    """
+    stamp = FileStamp.of(path)
+    with open(stamp.path, "rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            # Versions 2.0 and 3.0 differ only in the text encoding of field names, which an
+            # array of plain numbers has none of.
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran_order, dtype = read(file)
+        except ValueError as error:
+            raise DataError(f"{stamp.path} is not a readable .npy file: {error}") from error
+        offset = file.tell()
+        file.seek(0)
+        header = file.read(offset)
+    if dtype.hasobject:
+        raise DataError(
+            f"{stamp.path} holds Python objects (dtype object), which can only be unpickled, "
+            "and a pickle can run any code: it is refused. Save the vectors as one "
+            "two-dimensional float32 array."
+        )
+    if dtype.name not in STORED_DTYPES:
+        raise DataError(
+            f"{stamp.path} holds {dtype.name}; vectors are read from {', '.join(STORED_DTYPES)}."
+        )
+    if len(shape) != 2:
+        raise DataError(
+            f"{stamp.path} has shape {shape}; vectors are rows of a two-dimensional array."
+        )
+    if fortran_order and min(shape) > 1:
+        raise DataError(
+            f"{stamp.path} is stored column by column (fortran_order), so that no row can be "
+            "read on its own. Save numpy.ascontiguousarray(x) instead."
+        )
+    n_rows, dim = (int(n) for n in shape)
+    check_body(stamp, offset, n_rows, dim, dtype)
+    return FixedRowSource(stamp, offset, n_rows, dim, dtype, stamp.fingerprint(header))

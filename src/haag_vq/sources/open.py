@@ -1,0 +1,175 @@
+"""Find out what a path holds and open it as one source."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from haag_vq.errors import DataError, SourceNotFoundError
+from haag_vq.sources.bigann import BIGANN_DTYPES, open_bigann
+from haag_vq.sources.concat import ConcatSource
+from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.npy import NPY_MAGIC, open_npy
+from haag_vq.sources.parquet import open_parquet
+from haag_vq.sources.protocol import VectorSource
+
+PARQUET_MAGIC = b"PAR1"
+
+# Headers of many shards on a network file system: the wait is latency, not work. Arbitrary.
+OPEN_THREADS = 16
+
+_SUFFIXES = {".npy": "npy", ".parquet": "parquet", ".pq": "parquet"} | dict.fromkeys(
+    BIGANN_DTYPES, "bigann"
+)
+
+
+def open_source(
+    where: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], column: str | None = None
+) -> VectorSource:
+    """Open a file, a directory, a glob pattern or a list of files as one source.
+
+    Parameters
+    ----------
+    where : path, pattern, or iterable of paths
+        Shards are stacked in natural order (``part-2`` before ``part-10``); a list keeps its own.
+        A directory stands for the vector files directly inside it, or inside its one
+        sub-directory that has any.
+    column : str, optional
+        Embedding column of Parquet files.
+
+    Returns
+    -------
+    VectorSource
+        Headers and footers have been read, several at a time; no vectors.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If nothing is there.
+    DataError
+        If formats or dimensions are mixed, a file is malformed, or no rows are found.
+    """
+    paths = list_files(where)
+    kinds = dict(zip(paths, map(detect_format, paths), strict=True))
+    if len(set(kinds.values())) > 1:
+        examples = {kind: path for path, kind in reversed(kinds.items())}
+        listed = "; ".join(f"{kind}: {path}" for kind, path in sorted(examples.items()))
+        raise DataError(
+            f"{_text(where)} mixes formats ({listed}), which would stack the same vectors twice or "
+            "unlike ones. Name one format with a pattern, as in 'DIR/*.npy'."
+        )
+    with ThreadPoolExecutor(min(OPEN_THREADS, len(paths))) as pool:
+        opened = list(pool.map(lambda path: _open_file(path, kinds[path], column), paths))
+    sources = [source for source in opened if source is not None]
+    if not any(source.n_rows for source in sources):
+        raise DataError(f"{_text(where)} holds no vectors: 0 rows in {len(paths):,} file(s).")
+    return sources[0] if len(sources) == 1 else ConcatSource(sources)
+
+
+def list_files(where: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    """List the files that `where` stands for, in the order in which they are stacked."""
+    if not isinstance(where, str | os.PathLike):
+        paths = [os.fspath(path) for path in where]
+        if not paths:
+            raise SourceNotFoundError("an empty list of files was given; name at least one.")
+        return paths
+    text = os.path.expanduser(os.fspath(where))
+    if os.path.isdir(text):
+        return _directory_files(text)
+    if os.path.exists(text):
+        return [text]
+    if glob.has_magic(text):
+        found = sorted((p for p in glob.glob(text) if os.path.isfile(p)), key=natural_key)
+        if found:
+            return found
+        raise SourceNotFoundError(f"no file matches the pattern {text} (from {os.getcwd()}).")
+    raise SourceNotFoundError(
+        f"no file or directory {text} (from {os.getcwd()}). Check the path; a pattern such as "
+        "'shards/*.npy' must reach the program in quotes."
+    )
+
+
+def natural_key(path: str) -> list[tuple[int, int | str]]:
+    """Sort key under which numbers inside names count as numbers."""
+    return [
+        (0, int(piece)) if piece.isdigit() else (1, piece)
+        for piece in re.split(r"(\d+)", path)
+        if piece
+    ]
+
+
+def detect_format(path: str) -> str:
+    """Tell 'npy', 'parquet' or 'bigann' by a file's first bytes, then by its suffix.
+
+    Raises
+    ------
+    DataError
+        If neither tells.
+    """
+    stamp = FileStamp.of(path)
+    try:
+        with open(stamp.path, "rb") as file:
+            magic = file.read(8)
+    except OSError as error:
+        raise SourceNotFoundError(f"cannot read {stamp.path}: {error.strerror}.") from error
+    if magic.startswith(NPY_MAGIC):
+        return "npy"
+    if magic.startswith(PARQUET_MAGIC):
+        return "parquet"
+    kind = _SUFFIXES.get(os.path.splitext(path)[1].lower())
+    if kind is None:
+        known = ", ".join(_SUFFIXES)
+        raise DataError(
+            f"{stamp.path} is in no known format: it begins neither as .npy nor as Parquet, and "
+            f"its suffix is none of {known}."
+        )
+    return kind
+
+
+def _open_file(path: str, kind: str, column: str | None) -> VectorSource | None:
+    if kind == "npy":
+        return open_npy(path)
+    if kind == "parquet":
+        return open_parquet(path, column)
+    return open_bigann(path)
+
+
+def _directory_files(directory: str) -> list[str]:
+    direct = _vector_files(directory)
+    if direct:
+        return direct
+    below = {
+        entry.path: files
+        for entry in sorted(os.scandir(directory), key=lambda e: natural_key(e.name))
+        if entry.is_dir() and (files := _vector_files(entry.path))
+    }
+    if len(below) == 1:
+        return next(iter(below.values()))
+    if below:
+        listed = ", ".join(f"{path} ({len(files)})" for path, files in below.items())
+        raise DataError(
+            f"{directory} has vector files in several sub-directories: {listed}. Name one of them."
+        )
+    raise SourceNotFoundError(
+        f"{directory} holds no vector files ({', '.join(_SUFFIXES)}), nor does a directory in it."
+    )
+
+
+def _vector_files(directory: str) -> list[str]:
+    return sorted(
+        (
+            entry.path
+            for entry in os.scandir(directory)
+            if entry.is_file()
+            and not entry.name.startswith(".")
+            and os.path.splitext(entry.name)[1].lower() in _SUFFIXES
+        ),
+        key=natural_key,
+    )
+
+
+def _text(where: object) -> str:
+    return str(where) if isinstance(where, str | os.PathLike) else "the list of files"
