@@ -1,0 +1,64 @@
+"""Outputs that are whole or not there: write beside, fsync, rename."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from haag_vq.errors import WriteError
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it takes the name when the block ends well.
+
+    Whatever ends the block otherwise, an interrupt included, the half-written file is removed
+    and a file that had the name before is left as it was.
+
+    Raises
+    ------
+    WriteError
+        If the file cannot be created, written (a full disk, a quota), or renamed.
+    """
+    target = Path(path).absolute()
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=".part", dir=target.parent
+        )
+        os.close(handle)
+    except OSError as error:
+        raise WriteError(f"cannot write in {target.parent}: {error.strerror}.") from error
+    part = Path(name)
+    try:
+        yield part
+        _sync(part)
+        # mkstemp makes private files; an output gets what a plain open() would have given it.
+        os.chmod(part, 0o666 & ~_umask())
+        os.replace(part, target)
+        _sync(target.parent)
+    except OSError as error:
+        if isinstance(error, WriteError) or error.filename not in (None, name, str(target)):
+            raise
+        raise WriteError(
+            f"writing {target} failed: {error.strerror or error}. Nothing was left of it."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _umask() -> int:
+    """Read the process's umask; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

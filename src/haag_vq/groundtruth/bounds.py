@@ -1,0 +1,65 @@
+"""How far a float32 distance can be from the exact one: proven, not observed.
+
+With u = 2⁻²⁴ and γₙ = nu/(1 − nu), a float32 sum of n products errs, in any order of summation,
+any blocking and with or without fused multiply-adds, by at most γₙ Σ|xᵢqᵢ| ≤ γₙ‖x‖‖q‖ (Higham,
+Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1). Underflow, gradual or flushed to
+zero, adds at most 2⁻¹²⁶ an operation. From this:
+
+- inner product: γ_d ‖x‖‖q‖;
+- squared l2 by ‖x‖² + ‖q‖² − 2x·q: γ_d(‖x‖² + ‖q‖² + 2‖x‖‖q‖) and two more roundings, so
+  γ_{d+2}(‖x‖ + ‖q‖)²; clipping at 0 brings it nearer, and the direct sum of (xᵢ − qᵢ)² is better;
+- cosine by the inner product of float32-normalized vectors: the squared norm errs by γ_d, its
+  root by half of that, the reciprocal, its rounding and the product by 3u, the query's by 2u,
+  and the product of the two vectors, no longer than 1 + γ_{d/2+5} each, by γ_d: γ_{2d+16} in all.
+
+Each gets 2⁻⁴⁰ of its scale on top, which is far more than D64's own distance from the exact
+value (about (log₂d + 4)·2⁻⁵³), so that the bounds hold between float32 and D64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+
+U32 = 2.0**-24
+UNDERFLOW = 2.0**-125
+D64_SLACK = 2.0**-40
+
+# Float32 arithmetic overflows beyond these; such (block, query) pairs go to D64 at once.
+L2_LIMIT = 2.0**126
+IP_LIMIT = 2.0**126
+COSINE_NORM_RANGE = (2.0**-40, 2.0**40)
+
+
+def gamma(n: int) -> float:
+    """γₙ for float32."""
+    return n * U32 / (1 - n * U32)
+
+
+def l2_error(d: int, q_norm: Any, distance: Any) -> Any:
+    """Bound |D̂ − D| over all rows whose squared distance to the query is at most `distance`.
+
+    Such a row has ‖x‖ ≤ ‖q‖ + √distance: far outliers do not loosen the bound of near rows.
+    """
+    reach = 2 * q_norm + np.sqrt(distance)
+    return (gamma(d + 2) + D64_SLACK) * reach**2 + UNDERFLOW * (d + np.sqrt(d) * reach)
+
+
+def ip_error(d: int, q_norm: Any, x_norm: float) -> Any:
+    """Bound |fl(x·q) − x·q| over all rows no longer than `x_norm`."""
+    scale = q_norm * x_norm
+    return (gamma(d) + D64_SLACK) * scale + UNDERFLOW * (d + np.sqrt(d) * (q_norm + x_norm))
+
+
+def cosine_error(d: int) -> float:
+    """Bound the error of a cosine computed from float32-normalized vectors."""
+    return gamma(2 * d + 16) + D64_SLACK + UNDERFLOW * 4 * d
+
+
+def norm_ceiling(d: int, squared_norm: float) -> float:
+    """Smallest proven upper bound of ‖x‖ from its squared norm summed in float32."""
+    return float(np.sqrt(squared_norm * (1 + 2 * gamma(d + 2)) + d * UNDERFLOW))

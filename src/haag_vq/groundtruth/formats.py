@@ -1,0 +1,201 @@
+"""Files of ground truth, each by its field's own convention.
+
+===== ========================= ====================================================
+file  ids                       distances
+===== ========================= ====================================================
+hdf5  ``neighbors``, int32      ``distances``, float32, smaller is nearer: Euclidean
+      (int64 where needed)      (a root) for l2, 1 − cos for cosine, −x·q for ip
+npz   ``ids``, int64            ``distances``, float64, as in memory: lossless
+ibin  int32                     float32 after the ids: squared for l2, similarities
+                                positive and descending for ip and cosine
+===== ========================= ====================================================
+
+hdf5 is laid out as ann-benchmarks lays it out (attributes ``distance``, ``point_type``,
+``dimension``), ibin as big-ann-benchmarks does (uint32 nq, uint32 k, ids, distances).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from haag_vq.atomic import written_whole
+from haag_vq.errors import DataError, SourceNotFoundError, UsageError
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+# Names of the metrics in ann-benchmarks' files.
+_HDF5_METRICS = {"l2": "euclidean", "cosine": "angular", "ip": "ip"}
+
+
+@dataclass(frozen=True, slots=True)
+class TruthFile:
+    """What a file of ground truth holds, distances as in memory."""
+
+    ids: I64
+    """(nq, k) int64."""
+    distances: F64
+    """(nq, k): squared distance, or similarity."""
+    attributes: dict[str, Any]
+    """``metric``, ``n_rows``, ``dim``, ``base_fingerprint``, ``queries_sha256`` where known."""
+
+
+def write_truth(truth: TruthFile, path: str | os.PathLike[str]) -> None:
+    """Write by the suffix of `path`, whole or not at all.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is none of .hdf5, .h5, .npz, .ibin, or an id does not fit .ibin's int32.
+    WriteError
+        If the file cannot be written.
+    """
+    write = _chosen(path)[0]
+    if write is _write_ibin:
+        _as_int32(truth.ids)
+    with written_whole(path) as part:
+        write(truth, part)
+
+
+def read_truth(path: str | os.PathLike[str]) -> TruthFile:
+    """Read what `write_truth` or the field's own tools wrote.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If there is no such file.
+    DataError
+        If it is not such a file, or is truncated.
+    """
+    read = _chosen(path)[1]
+    if not Path(path).is_file():
+        raise SourceNotFoundError(f"no file {os.fspath(path)} (from {os.getcwd()}).")
+    try:
+        truth = read(Path(path))
+    except (OSError, KeyError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{os.fspath(path)} is not a readable ground-truth file: {error}"
+        ) from error
+    if truth.ids.shape != truth.distances.shape or truth.ids.ndim != 2:
+        raise DataError(
+            f"{os.fspath(path)}: ids have shape {truth.ids.shape}, distances "
+            f"{truth.distances.shape}; two equal (queries, k) are needed."
+        )
+    return truth
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError now if `path` could not be written later for its suffix."""
+    _chosen(path)
+
+
+def _chosen(path: str | os.PathLike[str]) -> tuple[_Writer, _Reader]:
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise UsageError(
+            f"{os.fspath(path)}: ground truth is written as {', '.join(_FORMATS)}; choose by suffix."
+        )
+    return _FORMATS[suffix]
+
+
+def _write_hdf5(truth: TruthFile, path: Path) -> None:
+    metric = truth.attributes["metric"]
+    distances = {
+        "l2": lambda d: np.sqrt(d),
+        "cosine": lambda d: 1 - d,
+        "ip": lambda d: -d,
+    }[metric](truth.distances)
+    fits = int(truth.ids.max(initial=0)) <= np.iinfo(np.int32).max
+    with h5py.File(path, "w") as file:
+        file.attrs["type"] = "dense"
+        file.attrs["distance"] = _HDF5_METRICS[metric]
+        file.attrs["point_type"] = "float"
+        file.attrs["dimension"] = truth.attributes["dim"]
+        file.attrs["haag_vq"] = json.dumps(truth.attributes)
+        file["neighbors"] = truth.ids.astype(np.int32 if fits else np.int64)
+        file["distances"] = distances.astype(np.float32)
+
+
+def _read_hdf5(path: Path) -> TruthFile:
+    with h5py.File(path, "r") as file:
+        attributes = json.loads(file.attrs.get("haag_vq", "{}"))
+        named = {name: metric for metric, name in _HDF5_METRICS.items()}
+        metric = attributes.get("metric") or named.get(str(file.attrs.get("distance", "")))
+        if metric is None:
+            raise DataError(
+                f"{path}: attribute 'distance' is {file.attrs.get('distance')!r}; "
+                f"{', '.join(named)} are known."
+            )
+        ids = file["neighbors"][()].astype(np.int64)
+        stored = file["distances"][()].astype(np.float64)
+    distances = {"l2": stored**2, "cosine": 1 - stored, "ip": -stored}[metric]
+    return TruthFile(ids, distances, {**attributes, "metric": metric})
+
+
+def _write_npz(truth: TruthFile, path: Path) -> None:
+    # Through a handle: by name, NumPy would append a suffix to the name beside.
+    with open(path, "wb") as file:
+        np.savez(
+            file,
+            ids=truth.ids,
+            distances=truth.distances,
+            attributes=np.array(json.dumps(truth.attributes)),
+        )
+
+
+def _read_npz(path: Path) -> TruthFile:
+    with np.load(path, allow_pickle=False) as file:
+        attributes = json.loads(str(file["attributes"])) if "attributes" in file else {}
+        return TruthFile(
+            file["ids"].astype(np.int64), file["distances"].astype(np.float64), attributes
+        )
+
+
+def _write_ibin(truth: TruthFile, path: Path) -> None:
+    with open(path, "wb") as file:
+        np.array(truth.ids.shape, dtype="<u4").tofile(file)
+        _as_int32(truth.ids).tofile(file)
+        truth.distances.astype("<f4").tofile(file)
+
+
+def _read_ibin(path: Path) -> TruthFile:
+    data = path.read_bytes()
+    nq, k = (int(n) for n in np.frombuffer(data[:8], "<u4"))
+    if len(data) != 8 + 8 * nq * k:
+        raise DataError(
+            f"{path}: its header promises {nq:,} queries × k={k:,}, ids and distances in "
+            f"{8 + 8 * nq * k:,} bytes; the file has {len(data):,}."
+        )
+    ids = np.frombuffer(data, "<i4", nq * k, 8).reshape(nq, k)
+    distances = np.frombuffer(data, "<f4", nq * k, 8 + 4 * nq * k).reshape(nq, k)
+    return TruthFile(ids.astype(np.int64), distances.astype(np.float64), {})
+
+
+def _as_int32(ids: I64) -> NDArray[np.int32]:
+    largest = int(ids.max(initial=0))
+    if largest > np.iinfo(np.int32).max:
+        raise UsageError(
+            f"id {largest:,} does not fit the int32 of an .ibin file; save as .hdf5 or .npz."
+        )
+    return ids.astype("<i4")
+
+
+_Writer = Callable[[TruthFile, Path], None]
+_Reader = Callable[[Path], TruthFile]
+_FORMATS: dict[str, tuple[_Writer, _Reader]] = {
+    ".hdf5": (_write_hdf5, _read_hdf5),
+    ".h5": (_write_hdf5, _read_hdf5),
+    ".npz": (_write_npz, _read_npz),
+    ".ibin": (_write_ibin, _read_ibin),
+}

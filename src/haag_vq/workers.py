@@ -1,0 +1,151 @@
+"""Who will run the tasks: the Dask client or local scheduler in force, and what it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from dask.base import get_scheduler
+
+from haag_vq.memory import (
+    Allowance,
+    n_cores,
+    peak_rss_bytes,
+    process_allowance,
+    worker_allowance,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The processes that tasks will run in."""
+
+    client: Any
+    """`distributed.Client`, or None for a local scheduler."""
+    n_workers: int
+    """Processes; 0 when a cluster has none yet."""
+    n_threads: int
+    """Tasks that one process runs at once."""
+    allowance: Allowance
+    """Of the process that may use least."""
+    search_threads: int | None
+    """Threads for one FAISS search; None: what the worker's environment says."""
+    shares_memory: bool
+    """Tasks run in this process: arguments are not copied."""
+
+    def peak_rss(self) -> int:
+        """Peak RSS of the largest process, in bytes, since it started."""
+        if self.client is None:
+            return peak_rss_bytes()
+        return max(self.client.run(peak_rss_bytes).values(), default=0)
+
+
+def current_workers() -> Workers:
+    """Describe the scheduler that ``compute()`` would use now."""
+    scheduler = get_scheduler() or dask.threaded.get
+    client = getattr(scheduler, "__self__", None)
+    if client is not None and hasattr(client, "scheduler_info"):
+        return _of_client(client)
+    if scheduler is dask.local.get_sync:
+        return Workers(None, 1, 1, process_allowance(), None, True)
+    # Searches that share a process or a machine must share its cores.
+    n = _pool_size()
+    if scheduler is dask.threaded.get:
+        return Workers(None, 1, n, process_allowance(), max(1, n_cores() // n), True)
+    return Workers(None, n, 1, process_allowance(n), max(1, n_cores() // n), False)
+
+
+def _of_client(client: Any) -> Workers:
+    infos = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    if not infos:
+        return Workers(client, 0, 1, process_allowance(), None, False)
+    n_threads = max(int(info["nthreads"]) for info in infos)
+    limits = [int(info["memory_limit"]) for info in infos if info["memory_limit"]]
+    hosts = [info["host"] for info in infos]
+    if limits:
+        allowance = worker_allowance(min(limits), "the workers' memory limit")
+    else:
+        allowance = process_allowance(max(hosts.count(host) for host in hosts))
+    threads = None if n_threads == 1 else 1
+    return Workers(client, len(infos), n_threads, allowance, threads, False)
+
+
+def _pool_size() -> int:
+    configured = dask.config.get("num_workers", None)
+    pool = dask.config.get("pool", None)
+    if pool is not None:
+        return int(getattr(pool, "_max_workers", 0)) or n_cores()
+    return int(configured or dask.system.CPU_COUNT)
+
+
+def run(
+    collection: Any,
+    workers: Workers,
+    group: str,
+    n_tasks: int,
+    progress: Callable[[int], None] | None,
+) -> Any:
+    """Compute a Delayed where `workers` says, telling `progress` how many of a group are done.
+
+    Parameters
+    ----------
+    group : str
+        First element of the keys ``(group, i)`` that are counted.
+    progress : callable, optional
+        Called with the number of finished tasks, now and then, from this thread or another.
+
+    Notes
+    -----
+    An interrupt cancels what is running on a cluster before it goes on.
+    """
+    if workers.client is None:
+        return _run_local(collection, group, progress)
+    future = workers.client.compute(collection)
+    try:
+        if progress is not None:
+            _watch(workers.client, future, group, n_tasks, progress)
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _run_local(collection: Any, group: str, progress: Callable[[int], None] | None) -> Any:
+    n_done = 0
+
+    def count(key: Any, *_: Any) -> None:
+        nonlocal n_done
+        if isinstance(key, tuple) and key[0] == group:
+            n_done += 1
+            if progress is not None:
+                progress(n_done)
+
+    with dask.callbacks.Callback(posttask=count):
+        return collection.compute()
+
+
+def _watch(
+    client: Any, future: Any, group: str, n_tasks: int, progress: Callable[[int], None]
+) -> None:
+    from distributed import wait
+
+    while not future.done():
+        try:
+            wait(future, timeout=0.25)
+        except TimeoutError:
+            progress(client.run_on_scheduler(_count_done, group=group, n_tasks=n_tasks))
+    if future.status == "finished":
+        progress(n_tasks)
+
+
+def _count_done(dask_scheduler: Any, group: str, n_tasks: int) -> int:
+    """Count, on the scheduler, the tasks of a group that are finished or were and are gone."""
+    found = dask_scheduler.task_groups.get(group)
+    if found is None:
+        return 0
+    unfinished = sum(
+        found.states[s] for s in ("waiting", "no-worker", "queued", "processing", "released")
+    )
+    return max(0, n_tasks - unfinished)
