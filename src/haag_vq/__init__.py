@@ -1,0 +1,32 @@
+"""Embedding sets larger than memory as chunked Dask arrays, and their exact neighbours."""
+
+from haag_vq.cluster import connect
+from haag_vq.data import (
+    VectorDataset,
+    load_cohere_msmarco_passages,
+    load_cohere_msmarco_queries,
+    load_dbpedia_openai_1536,
+    load_dbpedia_openai_1536_100k,
+    load_dbpedia_openai_3072,
+    load_dummy_dataset,
+    open_dataset,
+)
+from haag_vq.groundtruth import GroundTruth, ground_truth, load_ground_truth
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GroundTruth",
+    "VectorDataset",
+    "__version__",
+    "connect",
+    "ground_truth",
+    "load_cohere_msmarco_passages",
+    "load_cohere_msmarco_queries",
+    "load_dbpedia_openai_1536",
+    "load_dbpedia_openai_1536_100k",
+    "load_dbpedia_openai_3072",
+    "load_dummy_dataset",
+    "load_ground_truth",
+    "open_dataset",
+]

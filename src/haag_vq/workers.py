@@ -146,6 +146,6 @@ def _count_done(dask_scheduler: Any, group: str, n_tasks: int) -> int:
     if found is None:
         return 0
     unfinished = sum(
-        found.states[s] for s in ("waiting", "no-worker", "queued", "processing", "released")
+        int(found.states[s]) for s in ("waiting", "no-worker", "queued", "processing", "released")
     )
     return max(0, n_tasks - unfinished)

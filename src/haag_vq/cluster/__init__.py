@@ -1,1 +1,5 @@
+"""Workers to run on."""
 
+from haag_vq.cluster.connect import Connection, connect
+
+__all__ = ["Connection", "connect"]

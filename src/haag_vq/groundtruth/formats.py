@@ -104,7 +104,7 @@ def _chosen(path: str | os.PathLike[str]) -> tuple[_Writer, _Reader]:
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
         raise UsageError(
-            f"{os.fspath(path)}: ground truth is written as {', '.join(_FORMATS)}; choose by suffix."
+            f"{os.fspath(path)}: ground truth is written as {', '.join(_FORMATS)}, by suffix."
         )
     return _FORMATS[suffix]
 

@@ -147,7 +147,7 @@ def _choose_metric(metric: str, base: Any) -> Metric:
         own = getattr(base, "metric", None)
         if own is None:
             raise UsageError(
-                "metric='auto', but this base has no metric of its own: pass 'l2', 'ip' or 'cosine'."
+                "metric='auto', but this base has no metric of its own: pass l2, ip or cosine."
             )
         return cast(Metric, own)
     if metric not in get_args(Metric):

@@ -19,6 +19,9 @@ from haag_vq.sources.protocol import (
     check_take,
 )
 
+# What a take copies at a time; as in the row files.
+PIECE_BYTES = 1 << 20
+
 
 class ArraySource(VectorSource):
     """Rows of a two-dimensional NumPy array of float32, float64, float16, int8 or uint8.
@@ -26,7 +29,7 @@ class ArraySource(VectorSource):
     Notes
     -----
     The array is not copied. It travels with the source, so a cluster is better served by a
-    file. Memory: none but the array's own.
+    file. Memory: none but the array's own, and a piece of 1 MiB for a take that converts.
     """
 
     def __init__(self, array: AnyArray, first_row: int = 0) -> None:
@@ -36,6 +39,8 @@ class ArraySource(VectorSource):
                 f"an array of {array.dtype} and shape {array.shape} is no set of vectors: two "
                 f"dimensions of one of {', '.join(STORED_DTYPES)} are needed."
             )
+        if array.shape[0] and not array.shape[1]:
+            raise DataError(f"an array of shape {array.shape}: rows without dimensions.")
         self._array = array
         self._first_row = first_row
         self.n_rows, self.dim = (int(n) for n in array.shape)
@@ -57,30 +62,39 @@ class ArraySource(VectorSource):
 
     @property
     def scratch_bytes(self) -> int:
-        return 0
+        return self._piece_rows * self.dim * self.dtype.itemsize
+
+    @property
+    def _piece_rows(self) -> int:
+        return max(1, PIECE_BYTES // max(1, self.dim * self.dtype.itemsize))
 
     def read_into(self, start: int, out: F32) -> None:
         check_read(self, start, out)
-        self._copy(self._array[start : start + len(out)], out, start)
+        self._copy(self._array[start : start + len(out)], out)
+        self._check(out, self._first_row + start)
 
     def take_into(self, rows: I64, out: F32) -> None:
         check_take(self, rows, out)
-        if self.dtype == np.float32 and out.shape[1] == self.dim:
+        whole = self.dtype == np.float32 and out.shape[1] == self.dim
+        if whole and self._array.flags.c_contiguous:  # of another, np.take would copy all
             np.take(self._array, rows, axis=0, out=out, mode="clip")
-            self._check(out, 0)
         else:
-            self._copy(self._array[rows], out, 0)
+            # A fancy-indexed copy is made: of a piece, not of a second block.
+            for at in range(0, len(rows), self._piece_rows):
+                part = rows[at : at + self._piece_rows]
+                self._copy(self._array[part, : out.shape[1]], out[at : at + len(part)])
+        self._check(out, self._first_row + rows)
 
     def narrow(self, start: int, stop: int) -> ArraySource:
         check_span(self, start, stop)
         return ArraySource(self._array[start:stop], self._first_row + start)
 
-    def _copy(self, rows: AnyArray, out: F32, start: int) -> None:
+    def _copy(self, rows: AnyArray, out: F32) -> None:
+        # A float64 beyond float32's range becomes infinity, which the check reports.
         with np.errstate(over="ignore", invalid="ignore"):
             np.copyto(out, rows[:, : out.shape[1]], casting="same_kind")
-        self._check(out, start)
 
-    def _check(self, out: F32, start: int) -> None:
+    def _check(self, out: F32, at: int | I64) -> None:
         check = FiniteCheck("the array", self.dtype)
-        check.look(self._first_row + start, out)
+        check.look(at, out)
         check.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -94,14 +95,14 @@ class FixedRowSource(VectorSource):
     def read_into(self, start: int, out: F32) -> None:
         check_read(self, start, out)
         piece = self._piece_rows
-        spans = [(start + at, min(piece, len(out) - at), at) for at in range(0, len(out), piece)]
-        self._fill([[span] for span in spans], out)
+        places = range(0, len(out), piece)
+        self._fill(([(start + at, min(piece, len(out) - at), at)] for at in places), out)
 
     def take_into(self, rows: I64, out: F32) -> None:
         check_take(self, rows, out)
-        self._fill(
-            [_runs(rows, at, self._piece_rows) for at in range(0, len(rows), self._piece_rows)], out
-        )
+        places = range(0, len(rows), self._piece_rows)
+        # Lazily: the runs of scattered rows take more memory than their numbers.
+        self._fill((_runs(rows, at, self._piece_rows) for at in places), out, rows)
 
     def narrow(self, start: int, stop: int) -> FixedRowSource:
         check_span(self, start, stop)
@@ -115,9 +116,14 @@ class FixedRowSource(VectorSource):
             self._first_row + start,
         )
 
-    def _fill(self, pieces: list[list[tuple[int, int, int]]], out: F32) -> None:
-        """Read pieces, each a list of runs (row, n, place in `out`), convert and check each."""
-        if not pieces:
+    def _fill(
+        self, pieces: Iterable[list[tuple[int, int, int]]], out: F32, taken: I64 | None = None
+    ) -> None:
+        """Read pieces, each a list of runs (row, n, place in `out`), convert and check each.
+
+        `taken` has the row numbers (n,) where a piece is more than one run.
+        """
+        if not len(out):
             return
         dim = out.shape[1]
         in_place = self.dtype == np.float32 and self.dtype.isnative and dim == self.dim
@@ -134,7 +140,8 @@ class FixedRowSource(VectorSource):
                     # A float64 beyond float32's range becomes infinity, which the check reports.
                     with np.errstate(over="ignore", invalid="ignore"):
                         np.copyto(out[first:last], target[:, :dim], casting="same_kind")
-                check.look(self._first_row + runs[0][0], out[first:last])
+                numbers = runs[0][0] if taken is None else taken[first:last]
+                check.look(self._first_row + numbers, out[first:last])
         check.finish()
 
     def _pread(self, fd: int, row: int, target: AnyArray) -> None:

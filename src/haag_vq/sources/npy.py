@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 
 import numpy as np
 
@@ -37,7 +38,8 @@ def open_npy(path: str | os.PathLike[str]) -> FixedRowSource:
                 else np.lib.format.read_array_header_2_0
             )
             shape, fortran_order, dtype = read(file)
-        except ValueError as error:
+        except (ValueError, SyntaxError, tokenize.TokenError) as error:
+            # The last two come from NumPy's second look at a header, as one of Python 2.
             raise DataError(f"{stamp.path} is not a readable .npy file: {error}") from error
         offset = file.tell()
         file.seek(0)
@@ -62,5 +64,7 @@ def open_npy(path: str | os.PathLike[str]) -> FixedRowSource:
             "read on its own. Save numpy.ascontiguousarray(x) instead."
         )
     n_rows, dim = (int(n) for n in shape)
+    if n_rows < 0 or dim < 0 or (n_rows and not dim):
+        raise DataError(f"{stamp.path} has shape {shape}: rows without dimensions are no vectors.")
     check_body(stamp, offset, n_rows, dim, dtype)
     return FixedRowSource(stamp, offset, n_rows, dim, dtype, stamp.fingerprint(header))

@@ -92,13 +92,18 @@ def list_files(where: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     )
 
 
-def natural_key(path: str) -> list[tuple[int, int | str]]:
-    """Sort key under which numbers inside names count as numbers."""
-    return [
-        (0, int(piece)) if piece.isdigit() else (1, piece)
+def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sort key under which numbers inside names count as numbers.
+
+    The name itself decides between ``part-2`` and ``part-02``: a directory lists them in any
+    order, and the same set must have the same rows on every machine.
+    """
+    pieces: list[tuple[int, int | str]] = [
+        (0, int(piece)) if piece.isdecimal() else (1, piece)
         for piece in re.split(r"(\d+)", path)
         if piece
     ]
+    return pieces, path
 
 
 def detect_format(path: str) -> str:

@@ -124,7 +124,9 @@ class ParquetSource(VectorSource):
         check = FiniteCheck(self._stamp.path, self.dtype)
         for part in np.split(np.arange(len(wanted)), breaks):
             first, last = int(wanted[part[0]]), int(wanted[part[-1]]) + 1
+            at = first
             for row, values in self._stream(first, last):
+                at = min(row + len(values), last)
                 a, b = np.searchsorted(wanted, (row, row + len(values)))
                 if b > a:
                     inside = wanted[a:b] - row
@@ -132,7 +134,8 @@ class ParquetSource(VectorSource):
                     picked = values[inside[0] : inside[-1] + 1] if whole else values[inside]
                     with np.errstate(over="ignore", invalid="ignore"):
                         np.copyto(out[a:b], picked[:, : out.shape[1]], casting="same_kind")
-                    check.look(int(wanted[a]), out[a:b])
+                    check.look(wanted[a:b], out[a:b])
+            self._check_end(first, at, last)
         check.finish()
 
     def narrow(self, start: int, stop: int) -> ParquetSource:
@@ -163,6 +166,10 @@ class ParquetSource(VectorSource):
                 np.copyto(target, rows, casting="same_kind")
             check.look(a, target)
             at = b
+        self._check_end(first, at, last)
+
+    def _check_end(self, first: int, at: int, last: int) -> None:
+        """Raise DataError if decoding rows ``first:last`` came to its end at row `at`."""
         if at != last:
             raise DataError(
                 f"{self._stamp.path}: its footer promises rows {first:,}:{last:,}, its pages end "
@@ -260,7 +267,8 @@ def open_parquet(path: str | os.PathLike[str], column: str | None = None) -> Par
         )
     dtype = np.dtype(list_type.value_type.to_pandas_dtype())
     n_rows = int(_footer(stamp)[0].num_rows)
-    dim = _dimension(stamp, field.name, list_type)
+    with _explained(stamp, "the footer"):
+        dim = _dimension(stamp, field.name, list_type)
     return ParquetSource(stamp, field.name, dim, dtype, 0, n_rows) if dim else None
 
 
@@ -328,11 +336,17 @@ def _dimension(stamp: FileStamp, column: str, list_type: Any) -> int:
 
 def _leaf_index(metadata: pq.FileMetaData, column: str) -> int:
     """Index, among the file's leaf columns, of the values of list column `column`."""
-    for j in range(metadata.num_columns):
-        path = metadata.schema.column(j).path
-        if path == column or path.startswith(column + "."):
-            return j
-    raise DataError(f"no leaf column under {column!r} in the footer")
+    leaves = [metadata.schema.column(j) for j in range(metadata.num_columns)]
+    # The values of a list repeat. A name may have dots: 'emb.small' is no part of 'emb', and
+    # its values lie one level deeper.
+    found = [
+        (leaf.path.count("."), j)
+        for j, leaf in enumerate(leaves)
+        if leaf.max_repetition_level == 1 and f"{leaf.path}.".startswith(f"{column}.")
+    ]
+    if not found:
+        raise DataError(f"no values of a list under {column!r} in the footer")
+    return min(found)[1]
 
 
 def _reader(stamp: FileStamp) -> pq.ParquetFile:
@@ -373,7 +387,7 @@ def _explained(stamp: FileStamp, what: str) -> Iterator[None]:
         yield
     except HaagVQError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{stamp.path} cannot be read as Parquet ({what}): {error}. It may be truncated or "
             "damaged; fetch or write it again."

@@ -39,7 +39,7 @@ class PrefixSource(VectorSource):
     Notes
     -----
     Whole rows are read, since no format stores a column on its own; every source delivers the
-    first columns straight into the narrower buffer. Memory: 4 MiB a read when renormalizing.
+    first columns straight into the narrower buffer. Memory: 5 MiB a read when renormalizing.
     """
 
     def __init__(self, source: VectorSource, dims: int, renormalize: bool = False) -> None:
@@ -70,16 +70,22 @@ class PrefixSource(VectorSource):
 
     @property
     def scratch_bytes(self) -> int:
-        return self._source.scratch_bytes + (4 * PIECE_BYTES if self._renormalize else 0)
+        return self._source.scratch_bytes + (5 * PIECE_BYTES if self._renormalize else 0)
 
     def read_into(self, start: int, out: F32) -> None:
         check_read(self, start, out)
+        if self._renormalize and out.shape[1] < self.dim:
+            self._take_narrower(np.arange(start, start + len(out)), out)
+            return
         self._source.read_into(start, out)
         if self._renormalize:
             self._to_unit_length(out, np.arange(start, start + len(out)))
 
     def take_into(self, rows: I64, out: F32) -> None:
         check_take(self, rows, out)
+        if self._renormalize and out.shape[1] < self.dim:
+            self._take_narrower(rows, out)
+            return
         self._source.take_into(rows, out)
         if self._renormalize:
             self._to_unit_length(out, rows)
@@ -90,6 +96,16 @@ class PrefixSource(VectorSource):
 
     def stored_rows(self, rows: I64) -> I64:
         return self._source.stored_rows(rows)
+
+    def _take_narrower(self, rows: I64, out: F32) -> None:
+        """Deliver the first dimensions of vectors whose length all `dim` of them make."""
+        piece = max(1, PIECE_BYTES // (4 * self.dim))
+        for at in range(0, len(rows), piece):
+            part = rows[at : at + piece]
+            whole = np.empty((len(part), self.dim), np.float32)
+            self._source.take_into(part, whole)
+            self._to_unit_length(whole, part)
+            out[at : at + len(part)] = whole[:, : out.shape[1]]
 
     def _to_unit_length(self, out: F32, rows: I64) -> None:
         piece = max(1, PIECE_BYTES // (4 * out.shape[1]))

@@ -177,14 +177,13 @@ class FiniteCheck:
         self._first = -1
         self._range = (0, 0)
 
-    def look(self, first_row: int, rows: F32) -> None:
-        """Look at `rows` (n, dim), which are rows ``first_row …`` of the file."""
-        if not self._needed:
+    def look(self, at: int | I64, rows: F32) -> None:
+        """Look at `rows` (n, dim): rows ``at …`` of the file, or, of a take, its rows `at` (n,)."""
+        if not self._needed or not len(rows):
             return
-        if not self._n_seen:
-            self._range = (first_row, first_row)
+        first, last = (at, at + len(rows)) if isinstance(at, int) else (int(at[0]), int(at[-1]) + 1)
+        self._range = (self._range[0] if self._n_seen else first, last)
         self._n_seen += len(rows)
-        self._range = (self._range[0], first_row + len(rows))
         # NaN and infinity always survive a sum; a finite sum that overflows only costs the
         # exact look below. One reduction is several times cheaper than isfinite + all.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -192,7 +191,7 @@ class FiniteCheck:
                 return
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(bad) and self._first < 0:
-            self._first = first_row + int(bad[0])
+            self._first = at + int(bad[0]) if isinstance(at, int) else int(at[bad[0]])
         self._n_bad += len(bad)
 
     def finish(self) -> None:

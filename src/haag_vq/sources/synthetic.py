@@ -90,8 +90,9 @@ class SyntheticSource(VectorSource):
         blocks = wanted // BLOCK_ROWS
         for block in np.unique(blocks):
             a, b = np.searchsorted(blocks, (block, block + 1))
-            made = _block(self._seed, self.dim, int(block))[wanted[a:b] % BLOCK_ROWS]
-            out[a:b] = made[:, : out.shape[1]]
+            made = _block(self._seed, self.dim, int(block))[:, : out.shape[1]]
+            # Straight into place: a repeated row may be asked for more often than a block has rows.
+            np.take(made, wanted[a:b] % BLOCK_ROWS, axis=0, out=out[a:b], mode="clip")
 
     def narrow(self, start: int, stop: int) -> SyntheticSource:
         check_span(self, start, stop)

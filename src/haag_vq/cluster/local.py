@@ -1,0 +1,179 @@
+"""Worker processes on this machine, over TLS, that work from an unguarded script.
+
+The scheduler lives in this process, so it cannot outlive it, and workers leave when it is gone.
+Workers are programs of their own, not forks or spawns of the caller's ``__main__``: a script
+needs no ``if __name__ == "__main__"``, and a notebook works. TLS is on because loopback is
+shared by every user of a machine, and whoever reaches a Dask scheduler can run code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Scheduler
+from distributed.deploy.spec import SpecCluster
+from distributed.deploy.subprocess import Subprocess
+from distributed.security import Security
+
+from haag_vq.errors import ClusterError, UsageError
+from haag_vq.memory import format_bytes, machine_memory, n_cores
+
+KEY_DIR_PREFIX = "haag-vq-tls-"
+
+# A worker that cannot reach its scheduler gives up after this: slow file systems make imports
+# slow, and a scheduler that is gone for good should not keep processes alive.
+DEATH_TIMEOUT = "300s"
+START_SECONDS = 120
+
+
+class _WorkerProcess(Subprocess):  # type: ignore[misc, unused-ignore]
+    """One nanny and its worker, started by command line with an environment of their own."""
+
+    def __init__(
+        self, scheduler: str, name: str, opts: dict[str, Any], env: dict[str, str]
+    ) -> None:
+        self.scheduler = scheduler
+        self.name = name
+        self._opts = opts
+        self._env = env
+        super().__init__()
+
+    async def _start(self) -> None:
+        spec = {"cls": "distributed.Nanny", "opts": {**self._opts, "name": self.name}}
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_spec",
+            self.scheduler,
+            "--spec",
+            json.dumps(spec),
+            env={**os.environ, **self._env},
+            stdin=asyncio.subprocess.DEVNULL,
+            # A Ctrl-C at the terminal goes to the program that owns the cluster, which ends
+            # its workers in order; sent to them too, each would print a traceback of its own.
+            start_new_session=True,
+        )
+
+
+def start_local_cluster(
+    n_workers: int, memory_limit: int | None = None, threads: int | None = None
+) -> tuple[SpecCluster, Security, Path]:
+    """Start `n_workers` worker processes with one Dask thread each.
+
+    Parameters
+    ----------
+    memory_limit : int, optional
+        Bytes of each worker; an equal share of what this machine may use by default.
+    threads : int, optional
+        Threads of one FAISS search; an equal share of the cores by default.
+
+    Returns
+    -------
+    cluster, security, key_directory
+        The caller closes the cluster and removes the directory.
+
+    Raises
+    ------
+    UsageError
+        If fewer than one worker is asked for.
+    ClusterError
+        If the workers do not come up.
+    """
+    if n_workers < 1:
+        raise UsageError(f"{n_workers} workers were asked for: at least 1 is needed.")
+    limit = memory_limit or machine_memory()[0] // n_workers
+    n_threads = threads or max(1, n_cores() // n_workers)
+    keys = Path(tempfile.mkdtemp(prefix=KEY_DIR_PREFIX))
+    (keys / "pid").write_text(str(os.getpid()))
+    try:
+        # The scheduler runs in this process with the security object; workers read files.
+        security = Security.temporary()
+        env = _worker_environment(_write_keys(security, keys), n_threads)
+        opts = {
+            "nthreads": 1,
+            "memory_limit": limit,
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+            "local_directory": str(keys),
+            "death_timeout": DEATH_TIMEOUT,
+            "silence_logs": "ERROR",
+        }
+        cluster = SpecCluster(
+            scheduler={
+                "cls": Scheduler,
+                "options": {
+                    "protocol": "tls://",
+                    "host": "127.0.0.1",
+                    "security": security,
+                    "dashboard_address": "127.0.0.1:0",
+                    "dashboard": True,
+                },
+            },
+            workers={
+                str(i): {
+                    "cls": _WorkerProcess,
+                    "options": {"name": str(i), "opts": opts, "env": env},
+                }
+                for i in range(n_workers)
+            },
+            security=security,
+            name="haag_vq local",
+            silence_logs="ERROR",
+        )
+    except BaseException:
+        shutil.rmtree(keys, ignore_errors=True)
+        raise
+    return cluster, security, keys
+
+
+def wait_for_workers(client: Any, n_workers: int, limit: int | None) -> None:
+    """Wait until all workers have registered, or say why that does not happen."""
+    try:
+        client.wait_for_workers(n_workers, timeout=START_SECONDS)
+    except TimeoutError as error:
+        there = len(client.scheduler_info(n_workers=-1)["workers"])
+        size = format_bytes(limit) if limit else "their share of the memory"
+        raise ClusterError(
+            f"{there} of {n_workers} workers came up within {START_SECONDS} s, each with {size}. "
+            "The machine may be overloaded; start fewer with jobs= (--workers)."
+        ) from error
+
+
+def _write_keys(security: Security, directory: Path) -> dict[str, str]:
+    """Write the temporary certificate and key, private to the user; return their paths."""
+    paths = {}
+    for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+        path = directory / f"{name}.pem"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(getattr(security, name))
+        paths[name] = str(path)
+    return paths
+
+
+def _worker_environment(keys: dict[str, str], n_threads: int) -> dict[str, str]:
+    """Environment of a worker: TLS files by Dask's configuration, and its share of the cores."""
+    config = {
+        "distributed": {
+            "comm": {
+                "require-encryption": True,
+                "tls": {
+                    "ca-file": keys["tls_ca_file"],
+                    "worker": {"cert": keys["tls_worker_cert"], "key": keys["tls_worker_key"]},
+                },
+            }
+        }
+    }
+    merged = dask.config.merge(dask.config.global_config, config)
+    threads = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(n_threads)
+    )
+    return {"DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(merged), **threads}

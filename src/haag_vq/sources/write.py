@@ -1,0 +1,177 @@
+"""Writers of vectors: .npy, big-ann's formats and Parquet, row by row in the order given."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from haag_vq.errors import DataError, UsageError
+from haag_vq.sources.bigann import BIGANN_DTYPES, HEADER
+from haag_vq.sources.protocol import F32, STORED_DTYPES, AnyArray
+
+# Rows of a Parquet row group: a compromise between reading few rows and decoding many.
+ROW_GROUP_ROWS = 1000
+
+PARQUET_COLUMN = "emb"
+
+
+class VectorWriter(ABC):
+    """Takes rows in order and writes them to one file; a context manager.
+
+    Parameters
+    ----------
+    path : Path
+    n_rows, dim : int
+        What the header promises.
+    dtype : numpy.dtype
+        Element type to store.
+    """
+
+    def __init__(self, path: Path, n_rows: int, dim: int, dtype: np.dtype[Any]) -> None:
+        self._path = path
+        self._n_rows = n_rows
+        self._dim = dim
+        self._dtype = dtype
+        self._n_written = 0
+
+    def write(self, rows: F32) -> None:
+        """Append rows (n, dim).
+
+        Raises
+        ------
+        DataError
+            If a value does not fit the stored type: the message names row and value.
+        """
+        self._append(convert(rows, self._dtype, self._n_written))
+        self._n_written += len(rows)
+
+    def finish(self) -> None:
+        """Complete the file; all promised rows must have been written."""
+        if self._n_written != self._n_rows:
+            raise DataError(f"{self._n_written:,} rows written of {self._n_rows:,} promised.")
+        self.close()
+
+    @abstractmethod
+    def _append(self, rows: AnyArray) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file, complete or not."""
+
+
+class FixedRowWriter(VectorWriter):
+    """A header, then rows: .npy and big-ann files."""
+
+    def __init__(
+        self, path: Path, n_rows: int, dim: int, dtype: np.dtype[Any], is_npy: bool
+    ) -> None:
+        super().__init__(path, n_rows, dim, dtype)
+        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by close()
+        if is_npy:
+            np.lib.format.write_array_header_1_0(
+                self._file,
+                {
+                    "descr": np.lib.format.dtype_to_descr(dtype),
+                    "fortran_order": False,
+                    "shape": (n_rows, dim),
+                },
+            )
+        else:
+            self._file.write(HEADER.pack(n_rows, dim))
+
+    def _append(self, rows: AnyArray) -> None:
+        self._file.write(np.ascontiguousarray(rows).data.cast("B") if rows.size else b"")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ParquetWriter(VectorWriter):
+    """One column ``emb`` of lists, in row groups of 1,000."""
+
+    def __init__(self, path: Path, n_rows: int, dim: int, dtype: np.dtype[Any]) -> None:
+        super().__init__(path, n_rows, dim, dtype)
+        self._schema = pa.schema([(PARQUET_COLUMN, pa.list_(pa.from_numpy_dtype(dtype)))])
+        self._writer = pq.ParquetWriter(path, self._schema)
+
+    def _append(self, rows: AnyArray) -> None:
+        for at in range(0, len(rows), ROW_GROUP_ROWS):
+            part = np.ascontiguousarray(rows[at : at + ROW_GROUP_ROWS])
+            offsets = np.arange(0, part.size + 1, self._dim, dtype=np.int32)
+            lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(part.ravel()))
+            self._writer.write_table(pa.table([lists], schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def stored_dtype(path: str | os.PathLike[str], dtype: str | None) -> np.dtype[Any]:
+    """Choose the element type for a file from its suffix and the type asked for.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is unknown, the type is, or the suffix says another.
+    """
+    suffix = Path(path).suffix.lower()
+    if dtype is not None and dtype not in STORED_DTYPES:
+        raise UsageError(f"dtype {dtype!r} is none of {', '.join(STORED_DTYPES)}.")
+    if suffix in BIGANN_DTYPES:
+        own = np.dtype(BIGANN_DTYPES[suffix])
+        if dtype is not None and np.dtype(dtype) != own:
+            fitting = [s for s, name in BIGANN_DTYPES.items() if np.dtype(name) == np.dtype(dtype)]
+            raise UsageError(
+                f"a {suffix} file holds {own}, not {dtype}"
+                + (f"; name it {fitting[0]}." if fitting else "; use .npy or .parquet.")
+            )
+        return own
+    if suffix in (".npy", ".parquet"):
+        return np.dtype(dtype or "float32").newbyteorder("<")
+    raise UsageError(
+        f"{os.fspath(path)}: vectors are written as .npy, .parquet, {', '.join(BIGANN_DTYPES)}; "
+        "choose by suffix."
+    )
+
+
+def open_writer(
+    path: Path, suffix: str, n_rows: int, dim: int, dtype: np.dtype[Any]
+) -> VectorWriter:
+    """Open the writer for `suffix` (of the final name; `path` may have another)."""
+    if suffix == ".parquet":
+        return ParquetWriter(path, n_rows, dim, dtype)
+    if suffix != ".npy" and n_rows >= 2**32:
+        raise UsageError(f"{n_rows:,} rows do not fit the uint32 of a {suffix} header; use .npy.")
+    return FixedRowWriter(path, n_rows, dim, dtype, suffix == ".npy")
+
+
+def convert(rows: F32, dtype: np.dtype[Any], first_row: int) -> AnyArray:
+    """Convert float32 rows to the stored type, refusing values that it cannot hold.
+
+    Rounding to float16 is accepted; overflow is not, nor a fraction or overflow in integers.
+    """
+    if dtype == np.float32:
+        return rows
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            out = rows.astype(dtype)
+        bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
+    else:
+        info = np.iinfo(dtype)
+        whole = (rows == np.rint(rows)) & (rows >= info.min) & (rows <= info.max)
+        bad = np.flatnonzero(~whole.all(axis=1))
+        out = np.where(whole, rows, 0).astype(dtype)
+    if len(bad):
+        row = rows[bad[0]]
+        value = row[np.argmax(np.abs(row))] if dtype.kind == "f" else row[~whole[bad[0]]][0]
+        raise DataError(
+            f"row {first_row + int(bad[0]):,} holds {value!r}, which {dtype} cannot store "
+            f"({len(bad):,} such rows in {first_row:,}:{first_row + len(rows):,}). "
+            "Choose a wider dtype."
+        )
+    return out
