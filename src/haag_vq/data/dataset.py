@@ -34,6 +34,8 @@ class VectorDataset:
         The publisher's, where there is one.
     chunk_bytes : int
         The most that one block of `vectors` takes.
+    queries_are_rows : bool
+        The queries are rows of the files that `source` reads, not of files of their own.
 
     Notes
     -----
@@ -48,6 +50,7 @@ class VectorDataset:
         queries: VectorSource | None = None,
         metric: Metric | None = None,
         chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+        queries_are_rows: bool = False,
     ) -> None:
         if queries is not None and queries.dim != source.dim:
             raise UsageError(
@@ -59,6 +62,7 @@ class VectorDataset:
         self.metric = metric
         self.query_source = queries
         self._chunk_bytes = chunk_bytes
+        self._queries_are_rows = queries_are_rows
 
     @property
     def n_rows(self) -> int:
@@ -98,6 +102,13 @@ class VectorDataset:
     def queries(self) -> F32 | None:
         """(n_queries, dim) float32, read at the first access; None where there are none."""
         return None if self.query_source is None else read_array(self.query_source)
+
+    @cached_property
+    def query_rows(self) -> I64 | None:
+        """(n_queries,) int64: where the queries lie in the files, if they are rows of them."""
+        if self.query_source is None or not self._queries_are_rows:
+            return None
+        return self.query_source.stored_rows(np.arange(self.query_source.n_rows))
 
     @cached_property
     def ground_truth(self) -> I64:
@@ -178,6 +189,7 @@ class VectorDataset:
             None if queries is None else PrefixSource(queries, m, renormalize),
             self.metric,
             self._chunk_bytes,
+            self._queries_are_rows,
         )
 
     def stored_rows(self, ids: Any) -> I64:
@@ -189,7 +201,14 @@ class VectorDataset:
         return self.source.stored_rows(rows.ravel()).reshape(rows.shape)
 
     def _of(self, source: VectorSource) -> VectorDataset:
-        return VectorDataset(source, self.name, self.query_source, self.metric, self._chunk_bytes)
+        return VectorDataset(
+            source,
+            self.name,
+            self.query_source,
+            self.metric,
+            self._chunk_bytes,
+            self._queries_are_rows,
+        )
 
     def __repr__(self) -> str:
         queries = "" if self.query_source is None else f", {self.query_source.n_rows:,} queries"

@@ -62,8 +62,8 @@ def split_queries(
     Returns
     -------
     base, queries : VectorSource
-        Queries taken by ``first`` (at most all rows) and ``sample`` are rows of the base too and find themselves;
-        rows held out are drawn from the whole source and are not.
+        Queries taken by ``first`` (at most all rows) and ``sample`` are rows of the base too and
+        find themselves; rows held out are drawn from the whole source and are not.
 
     Raises
     ------

@@ -10,6 +10,7 @@ ibin  int32                     float32 after the ids: squared for l2, similarit
                                 positive and descending for ip and cosine
 ===== ========================= ====================================================
 
+hdf5 and npz also keep ``query_rows``, where the queries were rows of the base's own files.
 hdf5 is laid out as ann-benchmarks lays it out (attributes ``distance``, ``point_type``,
 ``dimension``), ibin as big-ann-benchmarks does (uint32 nq, uint32 k, ids, distances).
 """
@@ -47,6 +48,8 @@ class TruthFile:
     """(nq, k): squared distance, or similarity."""
     attributes: dict[str, Any]
     """``metric``, ``n_rows``, ``dim``, ``base_fingerprint``, ``queries_sha256`` where known."""
+    query_rows: I64 | None = None
+    """(nq,) int64: rows of the base's files that the queries were, where they were such rows."""
 
 
 def write_truth(truth: TruthFile, path: str | os.PathLike[str]) -> None:
@@ -125,6 +128,8 @@ def _write_hdf5(truth: TruthFile, path: Path) -> None:
         file.attrs["haag_vq"] = json.dumps(truth.attributes)
         file["neighbors"] = truth.ids.astype(np.int32 if fits else np.int64)
         file["distances"] = distances.astype(np.float32)
+        if truth.query_rows is not None:
+            file["query_rows"] = truth.query_rows
 
 
 def _read_hdf5(path: Path) -> TruthFile:
@@ -139,8 +144,9 @@ def _read_hdf5(path: Path) -> TruthFile:
             )
         ids = file["neighbors"][()].astype(np.int64)
         stored = file["distances"][()].astype(np.float64)
+        query_rows = file["query_rows"][()] if "query_rows" in file else None
     distances = {"l2": stored**2, "cosine": 1 - stored, "ip": -stored}[metric]
-    return TruthFile(ids, distances, {**attributes, "metric": metric})
+    return TruthFile(ids, distances, {**attributes, "metric": metric}, query_rows)
 
 
 def _write_npz(truth: TruthFile, path: Path) -> None:
@@ -151,6 +157,7 @@ def _write_npz(truth: TruthFile, path: Path) -> None:
             ids=truth.ids,
             distances=truth.distances,
             attributes=np.array(json.dumps(truth.attributes)),
+            **({} if truth.query_rows is None else {"query_rows": truth.query_rows}),
         )
 
 
@@ -158,7 +165,10 @@ def _read_npz(path: Path) -> TruthFile:
     with np.load(path, allow_pickle=False) as file:
         attributes = json.loads(str(file["attributes"])) if "attributes" in file else {}
         return TruthFile(
-            file["ids"].astype(np.int64), file["distances"].astype(np.float64), attributes
+            file["ids"].astype(np.int64),
+            file["distances"].astype(np.float64),
+            attributes,
+            file["query_rows"] if "query_rows" in file else None,
         )
 
 

@@ -51,6 +51,8 @@ class GroundTruth:
     base_fingerprint: str = ""
     queries_sha256: str = ""
     """Of the float32 queries, in C order."""
+    query_rows: NDArray[np.int64] | None = None
+    """(nq,) rows of the base's files that the queries were (held out, sampled or the first)."""
     run: RunReport | None = None
 
     @property
@@ -76,7 +78,7 @@ class GroundTruth:
             "base_fingerprint": self.base_fingerprint,
             "queries_sha256": self.queries_sha256,
         }
-        write_truth(TruthFile(self.ids, self.distances, attributes), path)
+        write_truth(TruthFile(self.ids, self.distances, attributes, self.query_rows), path)
 
     def __repr__(self) -> str:
         peak = self.run.peak_rss_bytes if self.run else 0
@@ -125,4 +127,5 @@ def load_ground_truth(path: str | os.PathLike[str], metric: Metric | None = None
         int(truth.attributes.get("dim", 0)),
         str(truth.attributes.get("base_fingerprint", "")),
         str(truth.attributes.get("queries_sha256", "")),
+        truth.query_rows,
     )

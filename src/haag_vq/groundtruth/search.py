@@ -138,6 +138,7 @@ def ground_truth(
         dim,
         target.fingerprint if isinstance(target, VectorSource) else "",
         hashlib.sha256(np.ascontiguousarray(xq).tobytes()).hexdigest(),
+        getattr(base, "query_rows", None) if queries is None else None,
         report,
     )
 

@@ -52,8 +52,10 @@ class ArraySource(VectorSource):
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"{self._array.shape}{self.dtype}".encode())
-        digest.update(np.ascontiguousarray(self._array).tobytes())
+        # In native order, which NumPy's pickle turns other ones into.
+        native = np.ascontiguousarray(self._array, self.dtype.newbyteorder("="))
+        digest = hashlib.sha256(f"{native.shape}{native.dtype}".encode())
+        digest.update(native.data if native.size else b"")
         return digest.hexdigest()[:32]
 
     @property
