@@ -26,6 +26,6 @@ def load_dummy_dataset(
         Nothing is made before it is asked for; ``4·dim`` bytes a vector then.
     """
     source = SyntheticSource(num_samples, dim, seed)
-    spec = QuerySpec("first", num_queries, queries_are_rows=True)
+    spec = QuerySpec("first", num_queries)
     base, queries = split_queries(source, spec, None, seed)
     return VectorDataset(base, f"dummy-{num_samples}x{dim}", queries, queries_are_rows=True)

@@ -150,15 +150,16 @@ def _read_hdf5(path: Path) -> TruthFile:
 
 
 def _write_npz(truth: TruthFile, path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "ids": truth.ids,
+        "distances": truth.distances,
+        "attributes": np.array(json.dumps(truth.attributes)),
+    }
+    if truth.query_rows is not None:
+        arrays["query_rows"] = truth.query_rows
     # Through a handle: by name, NumPy would append a suffix to the name beside.
     with open(path, "wb") as file:
-        np.savez(
-            file,
-            ids=truth.ids,
-            distances=truth.distances,
-            attributes=np.array(json.dumps(truth.attributes)),
-            **({} if truth.query_rows is None else {"query_rows": truth.query_rows}),
-        )
+        np.savez(file, **arrays)
 
 
 def _read_npz(path: Path) -> TruthFile:
@@ -168,7 +169,7 @@ def _read_npz(path: Path) -> TruthFile:
             file["ids"].astype(np.int64),
             file["distances"].astype(np.float64),
             attributes,
-            file["query_rows"] if "query_rows" in file else None,
+            file.get("query_rows"),
         )
 
 
