@@ -9,6 +9,7 @@ it: ``vectors[a:b]`` reads rows ``a:b``, not the chunks around them.
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from haag_vq.errors import UsageError
 from haag_vq.memory import Projection, check_fits, n_cores, process_allowance
-from haag_vq.partition import Partitions, plan_partitions
+from haag_vq.partition import Partitions, plan_partitions, widest_gap
 from haag_vq.sources import VectorSource
 
 F32 = NDArray[np.float32]
@@ -102,6 +103,21 @@ class _WholeBlock(BlockwiseDep):  # type: ignore[misc, unused-ignore]
         return slice(0, stop - start), slice(0, self._dim)
 
 
+def plan_for(source: VectorSource, chunk_bytes: int) -> Partitions:
+    """Cut a source into blocks, and warn where that cuts row groups that are decoded whole."""
+    edges = source.edges
+    partitions = plan_partitions(edges, source.dim * 4, chunk_bytes)
+    gap, most = widest_gap(edges), partitions.max_rows
+    if not source.starts_anywhere and gap > most and not np.isin(partitions.bounds, edges).all():
+        warnings.warn(
+            f"row groups of up to {gap:,} rows are larger than a block of {most:,}: such a group "
+            f"is decoded about {1 + gap // (2 * most)} times. Raise chunk_size (--chunk-size), "
+            "or export the set to .npy first (haag-vq export).",
+            stacklevel=3,
+        )
+    return partitions
+
+
 def to_dask_array(source: VectorSource, chunk_bytes: int = DEFAULT_CHUNK_BYTES) -> da.Array:
     """Make a lazy (n_rows, dim) float32 Dask array of a source.
 
@@ -117,7 +133,7 @@ def to_dask_array(source: VectorSource, chunk_bytes: int = DEFAULT_CHUNK_BYTES) 
     dask.array.Array
         Nothing has been read. Memory of a block's task: the block and the source's scratch.
     """
-    partitions = plan_partitions(source.edges, source.dim * 4, chunk_bytes)
+    partitions = plan_for(source, chunk_bytes)
     # A name of its own: two arrays of one path are not one, if the file changed in between.
     name = f"vectors-{uuid.uuid4().hex}"
     if not len(partitions):
@@ -160,7 +176,10 @@ def read_array(source: VectorSource, n_threads: int | None = None) -> F32:
         "Take fewer with limit= or sample(), or work by blocks on dataset.vectors.",
     )
     out = np.empty((source.n_rows, source.dim), np.float32)
-    pieces = plan_partitions(source.edges, source.dim * 4, max(READ_PIECE_BYTES, source.dim * 4))
+    edges, row_bytes = source.edges, source.dim * 4
+    # A row group that is cut is decoded twice; here whole ones cost no more memory.
+    uncut = 0 if source.starts_anywhere else widest_gap(edges) * row_bytes
+    pieces = plan_partitions(edges, row_bytes, max(READ_PIECE_BYTES, row_bytes, uncut))
     fill_pieces(source, list(pieces), out, threads)
     return out
 

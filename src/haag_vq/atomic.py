@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from haag_vq.errors import WriteError
+from haag_vq.errors import HaagVQError, WriteError
 
 
 @contextmanager
@@ -24,6 +24,8 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the file cannot be created, written (a full disk, a quota), or renamed.
     """
     target = Path(path).absolute()
+    if target.is_dir():
+        raise WriteError(f"cannot write {target}: it is a directory.")
     try:
         handle, name = tempfile.mkstemp(
             prefix=f".{target.name}.", suffix=".part", dir=target.parent
@@ -40,7 +42,8 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(part, target)
         _sync(target.parent)
     except OSError as error:
-        if isinstance(error, WriteError) or error.filename not in (None, name, str(target)):
+        # What is read inside the block is no fault of the file that is written.
+        if isinstance(error, HaagVQError) or error.filename not in (None, name, str(target)):
             raise
         raise WriteError(
             f"writing {target} failed: {error.strerror or error}. Nothing was left of it."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,19 +17,25 @@ from typing import Any
 import numpy as np
 
 from haag_vq import __version__
-from haag_vq.arrays import DEFAULT_CHUNK_BYTES
 from haag_vq.cluster import connect
 from haag_vq.data import CATALOG, VectorDataset, open_dataset
 from haag_vq.demo import DIM, N_ROWS, run_demo
 from haag_vq.errors import DataError, HaagVQError, SourceNotFoundError, UsageError
 from haag_vq.export import DEFAULT_CHUNK_BYTES as EXPORT_CHUNK_BYTES
 from haag_vq.export import export_vectors
-from haag_vq.groundtruth import GroundTruth, check_suffix, ground_truth
-from haag_vq.memory import format_bytes, parse_bytes, process_allowance
-from haag_vq.partition import plan_partitions
+from haag_vq.groundtruth import check_suffix, ground_truth
+from haag_vq.memory import format_bytes, parse_bytes
 from haag_vq.progress import ProgressLine
-
-Rows = list[tuple[str, str]]
+from haag_vq.report import (
+    Rows,
+    describe_catalog,
+    describe_dataset,
+    describe_demo,
+    describe_export,
+    print_table,
+    truth_facts,
+    truth_table,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,19 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         facts, table = args.run(args)
+        print(json.dumps(facts)) if args.json else print_table(table)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("haag-vq: interrupted; the workers are gone, no output was written.", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # Whoever read our output has left, as head does; so must Python's own flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if args.debug:
             raise
         return _explain(error)
-    if args.json:
-        print(json.dumps(facts))
-    else:
-        _print_table(table)
     return 0
 
 
@@ -71,36 +78,8 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"haag-vq: note: {message}", file=sys.stderr)
 
 
-def _print_table(rows: Rows) -> None:
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        print(f"{name:<{width}}  {value}")
-
-
 def _datasets(args: argparse.Namespace) -> tuple[Any, Rows]:
-    facts = [
-        {
-            "name": entry.name,
-            "repository": entry.repository,
-            "rows": entry.listed_rows,
-            "dim": entry.dim,
-            "metric": entry.metric,
-            "float32_bytes": entry.listed_rows * entry.dim * 4,
-            "files": entry.n_files,
-            "note": entry.note,
-        }
-        for entry in CATALOG.values()
-    ]
-    rows = [
-        (
-            entry.name,
-            f"{entry.listed_rows:>11,} × {entry.dim:<4}  {entry.metric:<6}  "
-            f"{format_bytes(entry.listed_rows * entry.dim * 4):>8}  {entry.repository}"
-            + (f"  ({entry.note})" if entry.note else ""),
-        )
-        for entry in CATALOG.values()
-    ]
-    return facts, rows
+    return describe_catalog(CATALOG.values())
 
 
 def _open(args: argparse.Namespace) -> VectorDataset:
@@ -118,41 +97,7 @@ def _open(args: argparse.Namespace) -> VectorDataset:
 
 
 def _info(args: argparse.Namespace) -> tuple[Any, Rows]:
-    dataset = _open(args)
-    source = dataset.source
-    chunks = plan_partitions(source.edges, source.dim * 4, DEFAULT_CHUNK_BYTES)
-    allowance = process_allowance()
-    facts = {
-        "name": dataset.name,
-        "n_rows": dataset.n_rows,
-        "dim": dataset.dim,
-        "dtype": source.dtype.name,
-        "files": len(source.files),
-        "stored_bytes": source.stored_bytes,
-        "float32_bytes": dataset.nbytes,
-        "partitions": len(chunks),
-        "n_queries": dataset.query_source.n_rows if dataset.query_source else 0,
-        "metric": dataset.metric,
-        "fingerprint": dataset.fingerprint,
-        "allowance_bytes": allowance.bytes,
-    }
-    fits = dataset.nbytes + source.scratch_bytes < allowance.bytes
-    rows = [
-        ("dataset", dataset.name),
-        ("vectors", f"{dataset.n_rows:,} × {dataset.dim}, stored as {source.dtype.name}"),
-        ("files", f"{len(source.files):,}, {format_bytes(source.stored_bytes)} of vectors"),
-        ("as float32", format_bytes(dataset.nbytes)),
-        ("blocks", f"{len(chunks):,} of up to {chunks.max_rows:,} rows"),
-        ("queries", f"{facts['n_queries']:,}" if facts["n_queries"] else "none of its own"),
-        ("metric", dataset.metric or "not said by the publisher"),
-        (
-            "in memory here",
-            f"{'fits' if fits else 'does not fit'}: {format_bytes(allowance.bytes)} may be used "
-            f"({allowance.origin})",
-        ),
-        ("fingerprint", dataset.fingerprint),
-    ]
-    return facts, rows
+    return describe_dataset(_open(args))
 
 
 def _ground_truth(args: argparse.Namespace) -> tuple[Any, Rows]:
@@ -173,53 +118,7 @@ def _ground_truth(args: argparse.Namespace) -> tuple[Any, Rows]:
             progress=not args.quiet,
         )
     truth.save(args.out)
-    return _truth_facts(truth, args.out), _truth_table(truth, args.out)
-
-
-def _truth_facts(truth: GroundTruth, out: str) -> dict[str, Any]:
-    run = truth.run
-    facts: dict[str, Any] = {
-        "n_rows": truth.n_rows,
-        "dim": truth.dim,
-        "n_queries": truth.n_queries,
-        "k": truth.k,
-        "metric": truth.metric,
-        "base_fingerprint": truth.base_fingerprint,
-        "queries_sha256": truth.queries_sha256,
-        "out": out,
-    }
-    if run is not None:
-        facts |= {
-            "partitions": run.n_partitions,
-            "seconds": round(run.seconds, 3),
-            "peak_rss_bytes": run.peak_rss_bytes,
-            "projected_bytes": run.projection.total_bytes,
-            "widened": run.n_widened,
-        }
-    return facts
-
-
-def _truth_table(truth: GroundTruth, out: str) -> Rows:
-    rows = [
-        ("base", f"{truth.n_rows:,} × {truth.dim}"),
-        ("queries", f"{truth.n_queries:,}, k={truth.k}, {truth.metric}"),
-    ]
-    if truth.run is not None:
-        run = truth.run
-        rows += [
-            ("blocks", f"{run.n_partitions:,} in {run.seconds:.1f} s"),
-            (
-                "memory",
-                f"{format_bytes(run.peak_rss_bytes)} peak of the largest worker, "
-                f"{format_bytes(run.projection.total_bytes)} projected",
-            ),
-            (
-                "certified",
-                f"all {truth.n_queries:,} queries; {run.n_widened:,} (block, query) pairs "
-                "needed a wider look",
-            ),
-        ]
-    return [*rows, ("written", out)]
+    return truth_facts(truth, args.out), truth_table(truth, args.out)
 
 
 def _export(args: argparse.Namespace) -> tuple[Any, Rows]:
@@ -240,29 +139,12 @@ def _export(args: argparse.Namespace) -> tuple[Any, Rows]:
     finally:
         if line is not None:
             line.close()
-    facts = {
-        "n_rows": report.n_rows,
-        "dim": report.dim,
-        "dtype": report.dtype,
-        "written_bytes": report.written_bytes,
-        "projected_bytes": report.projection.total_bytes,
-        "out": report.path,
-    }
-    rows = [
-        ("vectors", f"{report.n_rows:,} × {report.dim} {report.dtype}"),
-        ("written", f"{report.path}, {format_bytes(report.written_bytes)}"),
-    ]
-    return facts, rows
+    return describe_export(report)
 
 
 def _demo(args: argparse.Namespace) -> tuple[Any, Rows]:
     report = run_demo(args.out, args.rows, args.dim, args.workers or 2)
-    files = [str(path) for path in report.files]
-    facts = _truth_facts(report.truth, files[0]) | {"workers": report.n_workers, "files": files}
-    rows = _truth_table(report.truth, files[0])
-    rows.insert(2, ("workers", f"{report.n_workers} processes on this machine, over TLS"))
-    rows += [("pictures", f"{files[1]}, {files[2]}")]
-    return facts, rows
+    return describe_demo(report)
 
 
 def _read_rows(path: str) -> np.ndarray[Any, np.dtype[Any]]:

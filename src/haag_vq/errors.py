@@ -27,6 +27,10 @@ class FileChangedError(HaagVQError, OSError):
     """A file is no longer the one whose header was read when the job was planned."""
 
 
+class ReadError(HaagVQError, OSError):
+    """The operating system could not read a file that is there."""
+
+
 class InsufficientMemoryError(HaagVQError, MemoryError):
     """A task's projected bytes pass the allowance of the process that would run it."""
 

@@ -65,8 +65,8 @@ def export_vectors(
 
     Notes
     -----
-    Memory: three partitions of `chunk_bytes` (one is read while the one before is converted and
-    written) and the source's scratch.
+    Memory: two partitions of `chunk_bytes` (one is read while the one before is written), less
+    than a third for the rows that are being converted, and the source's scratch.
     """
     target = Path(path)
     stored = stored_dtype(target, dtype)

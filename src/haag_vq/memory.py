@@ -142,7 +142,7 @@ def parse_bytes(text: str | int) -> int:
         except (ValueError, KeyError):
             raise UsageError(f"{text!r} is not a size; write 128MiB, 2GB or 4G.") from None
     if not 1 <= n < 2**60:
-        raise UsageError(f"{text!r} is not a size: at least one byte is needed.")
+        raise UsageError(f"{text!r} is not a size: between one byte and one exbibyte.")
     return int(n)
 
 

@@ -43,6 +43,11 @@ class Partitions:
         )
 
 
+def widest_gap(edges: I64) -> int:
+    """Rows between the two edges that are furthest apart; 0 without rows."""
+    return int(np.diff(edges).max(initial=0))
+
+
 def plan_partitions(edges: I64, row_bytes: int, budget_bytes: int) -> Partitions:
     """Cut rows into partitions of at most `budget_bytes` each.
 

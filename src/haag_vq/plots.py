@@ -66,6 +66,7 @@ def plot_distances(truth: GroundTruth, path: str | os.PathLike[str]) -> None:
     axes.fill_between(ranks, low, high, color=BLUE, alpha=0.2, lw=0, label="80% of the queries")
     axes.plot(ranks, middle, color=BLUE, lw=1.6, label="median query")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_xlabel("rank of the neighbour")
     axes.set_ylabel(_AXIS_LABELS[truth.metric])
     axes.set_title(

@@ -202,9 +202,9 @@ def _snapshots(home: Path) -> list[Path]:
 def _hub_cache() -> Path:
     explicit = os.environ.get("HF_HUB_CACHE")
     if explicit:
-        return Path(explicit)
-    home = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
-    return Path(home) / "hub"
+        return Path(os.path.expanduser(explicit))
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    return Path(os.path.expanduser(home)) / "hub"
 
 
 def _check_numbers(entry: CatalogEntry, files: Sequence[str]) -> None:
@@ -212,10 +212,18 @@ def _check_numbers(entry: CatalogEntry, files: Sequence[str]) -> None:
 
     Rows are positions in the shards stacked in order, so a hole would shift every id after it.
     """
-    numbered = [re.search(r"(\d+)(?:-of-(\d+))?\.\w+$", os.path.basename(f)) for f in files]
-    numbers = [int(match.group(1)) for match in numbered if match]
+    names = [os.path.basename(file) for file in files]
+    # `datasets` used to put a hash behind the numbers, which may itself end in digits.
+    numbered = [re.search(r"(\d+)-of-(\d+)|(\d+)\.\w+$", name) for name in names]
+    numbers = [int(match.group(1) or match.group(3)) for match in numbered if match]
     if not numbers:
         return
+    if len(set(numbers)) < len(numbers):
+        twice = next(number for number in numbers if numbers.count(number) > 1)
+        raise DataError(
+            f"the copy of {entry.name} in {os.path.dirname(files[0])} has shard number {twice} "
+            "more than once, under different names: remove those that do not belong."
+        )
     promised = {int(match.group(2)) for match in numbered if match and match.group(2)}
     expected = max(promised, default=max(numbers) + 1)
     missing = sorted(set(range(expected)) - set(numbers))

@@ -194,7 +194,10 @@ class VectorDataset:
 
     def stored_rows(self, ids: Any) -> I64:
         """Map row numbers or neighbour ids, of any shape, to rows of the files stacked in order."""
-        rows = np.asarray(ids, dtype=np.int64)
+        rows = np.asarray(ids)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise UsageError(f"row numbers must be integers, not {rows.dtype}.")
+        rows = rows.astype(np.int64)
         outside = rows[(rows < 0) | (rows >= self.n_rows)]
         if outside.size:
             raise UsageError(f"row {int(outside[0]):,} is none of this dataset's {self.n_rows:,}.")

@@ -68,8 +68,10 @@ def split_queries(
     Raises
     ------
     UsageError
-        If there are not as many rows.
+        If there are not as many rows, or the seed is negative.
     """
+    if seed < 0:
+        raise UsageError(f"seed={seed} must be at least 0.")
     if spec.kind == "holdout":
         if spec.n >= source.n_rows:
             raise UsageError(
@@ -98,12 +100,24 @@ def limited(source: VectorSource, limit: int | None) -> VectorSource:
 
 
 def as_rows(rows: object, n_rows: int) -> NDArray[np.int64]:
-    """Check a user's row numbers: one-dimensional integers; negative ones count from the end."""
+    """Check a user's row numbers, of which negative ones count from the end.
+
+    Raises
+    ------
+    UsageError
+        If they are not one-dimensional integers in ``-n_rows … n_rows - 1``.
+    """
     found = np.asarray(rows)
     if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
         raise UsageError(
             f"row numbers must be a one-dimensional array of integers, not {found.dtype} of "
             f"shape {found.shape}."
+        )
+    outside = found[(found < -n_rows) | (found >= n_rows)]
+    if outside.size:
+        raise UsageError(
+            f"row {int(outside[0]):,} is none of {n_rows:,} rows ({outside.size:,} of the "
+            f"{found.size:,} row numbers are outside)."
         )
     out = found.astype(np.int64)
     out[out < 0] += n_rows

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from haag_vq.arrays import plan_for
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import kernel
 from haag_vq.memory import Allowance, Projection, check_fits, format_bytes, needed_limit
-from haag_vq.partition import Partitions, plan_partitions
+from haag_vq.partition import Partitions
 from haag_vq.sources import Metric, VectorSource
 
 DEFAULT_BLOCK_BYTES = 128 << 20
@@ -84,7 +85,7 @@ def plan_blocks(
             f"a block of {format_bytes(block_bytes)} cannot hold one row of {row_bytes:,} bytes; "
             "raise chunk_size (--chunk-size)."
         )
-    partitions = plan_partitions(source.edges, row_bytes, block_bytes)
+    partitions = plan_for(source, block_bytes)
     projection = shape.projection(partitions.max_rows)
     check_fits(
         f"searching a block of {partitions.max_rows:,} rows for {shape.nq:,} queries, k={shape.k}",

@@ -3,7 +3,8 @@
 With u = 2⁻²⁴ and γₙ = nu/(1 − nu), a float32 sum of n products errs, in any order of summation,
 any blocking and with or without fused multiply-adds, by at most γₙ Σ|xᵢqᵢ| ≤ γₙ‖x‖‖q‖ (Higham,
 Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1). Underflow, gradual or flushed to
-zero, adds at most 2⁻¹²⁶ an operation. From this:
+zero, adds at most 2⁻¹²⁶ an operation, of which l2 has 4d and, counted twice, the product's 2d;
+components that are themselves flushed add 2⁻¹²⁶√d(‖x‖ + ‖q‖) to a product. From this:
 
 - inner product: γ_d ‖x‖‖q‖;
 - squared l2 by ‖x‖² + ‖q‖² − 2x·q: γ_d(‖x‖² + ‖q‖² + 2‖x‖‖q‖) and two more roundings, so
@@ -46,7 +47,7 @@ def l2_error(d: int, q_norm: Any, distance: Any) -> Any:
     Such a row has ‖x‖ ≤ ‖q‖ + √distance: far outliers do not loosen the bound of near rows.
     """
     reach = 2 * q_norm + np.sqrt(distance)
-    return (gamma(d + 2) + D64_SLACK) * reach**2 + UNDERFLOW * (d + np.sqrt(d) * reach)
+    return (gamma(d + 2) + D64_SLACK) * reach**2 + UNDERFLOW * (4 * d + 2 + np.sqrt(d) * reach)
 
 
 def ip_error(d: int, q_norm: Any, x_norm: float) -> Any:

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,9 @@ I64 = NDArray[np.int64]
 
 # Names of the metrics in ann-benchmarks' files.
 _HDF5_METRICS = {"l2": "euclidean", "cosine": "angular", "ip": "ip"}
+
+# What h5py, NumPy and zipfile raise at malformed files.
+_MALFORMED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ def read_truth(path: str | os.PathLike[str]) -> TruthFile:
         raise SourceNotFoundError(f"no file {os.fspath(path)} (from {os.getcwd()}).")
     try:
         truth = read(Path(path))
-    except (OSError, KeyError, ValueError) as error:
+    except _MALFORMED as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -136,11 +141,13 @@ def _read_hdf5(path: Path) -> TruthFile:
     with h5py.File(path, "r") as file:
         attributes = json.loads(file.attrs.get("haag_vq", "{}"))
         named = {name: metric for metric, name in _HDF5_METRICS.items()}
-        metric = attributes.get("metric") or named.get(str(file.attrs.get("distance", "")))
+        distance = file.attrs.get("distance")
+        if isinstance(distance, bytes):  # a string of fixed length, as C writes it
+            distance = distance.decode(errors="replace")
+        metric = attributes.get("metric") or named.get(distance)
         if metric is None:
             raise DataError(
-                f"{path}: attribute 'distance' is {file.attrs.get('distance')!r}; "
-                f"{', '.join(named)} are known."
+                f"{path}: attribute 'distance' is {distance!r}; {', '.join(named)} are known."
             )
         ids = file["neighbors"][()].astype(np.int64)
         stored = file["distances"][()].astype(np.float64)
@@ -163,14 +170,19 @@ def _write_npz(truth: TruthFile, path: Path) -> None:
 
 
 def _read_npz(path: Path) -> TruthFile:
-    with np.load(path, allow_pickle=False) as file:
-        attributes = json.loads(str(file["attributes"])) if "attributes" in file else {}
-        return TruthFile(
-            file["ids"].astype(np.int64),
-            file["distances"].astype(np.float64),
-            attributes,
-            file.get("query_rows"),
-        )
+    # NumPy takes a lone array by this name too, and leaves a broken file open.
+    with open(path, "rb") as handle:
+        if not zipfile.is_zipfile(handle):
+            raise DataError(f"{path} is not a readable ground-truth file: it is no whole zip file.")
+        handle.seek(0)
+        with np.load(handle, allow_pickle=False) as file:
+            attributes = json.loads(str(file["attributes"])) if "attributes" in file else {}
+            return TruthFile(
+                file["ids"].astype(np.int64),
+                file["distances"].astype(np.float64),
+                attributes,
+                file.get("query_rows"),
+            )
 
 
 def _write_ibin(truth: TruthFile, path: Path) -> None:

@@ -32,9 +32,16 @@ TILE_BYTES = 32 << 20
 # Candidates of one batch of queries, over all their lists. Arbitrary.
 BATCH_BYTES = 48 << 20
 
+# One candidate is 12 bytes; while the lists of two tiles are merged there are both, both
+# joined, the order of those, and the kept ones.
+CANDIDATE_BYTES = 80
+
 # A scan looks at this many queries and rows at a time: 4 MiB of float32 distances.
 SCAN_QUERIES = 64
 SCAN_ROWS = 16384
+
+# Rows within the bound are copied for D64 so many at a time. Arbitrary.
+SCAN_PIECE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +121,26 @@ def search_block(x: F32, first_id: int, queries: Queries, k: int, metric: Metric
 
 def batch_queries(nq: int, k: int) -> int:
     """Queries searched at once, so that their candidates stay within `BATCH_BYTES`."""
-    return max(1, min(nq, BATCH_BYTES // ((k + SPARE) * 48)))
+    return max(1, min(nq, BATCH_BYTES // ((k + SPARE) * CANDIDATE_BYTES)))
 
 
 def workspace_bytes(nb: int, nq: int, d: int, k: int, metric: Metric) -> int:
     """Most bytes that `search_block` allocates, with its result and the queries' norms."""
     batch = batch_queries(nq, k)
-    candidates = batch * (k + SPARE) * 48
+    candidates = batch * (k + SPARE) * CANDIDATE_BYTES
     faiss_tile = min(batch, engine.TILE_QUERIES) * engine.TILE_ROWS * 4
     # From k=100 on FAISS keeps reservoirs of 2k for each query of a tile.
     reservoirs = min(batch, engine.TILE_QUERIES) * 2 * (k + SPARE) * 12
+    # Queries are copied where some of a batch are not for FAISS.
+    copies = batch * d * 4
     normalized = (tile_rows(d) + batch) * d * 4 if metric == "cosine" else 0
     scan = 2 * SCAN_QUERIES * scan_rows(d) * 4 + SCAN_QUERIES * (4 * k + 1024) * 16
-    rescoring = 3 * d64.PIECE_BYTES + (k + SPARE) * d * 4
+    rescoring = 3 * d64.PIECE_BYTES + max(k + SPARE, SCAN_PIECE) * d * 4
     return (
         candidates
         + faiss_tile
         + reservoirs
+        + copies
         + normalized
         + scan
         + rescoring
@@ -192,10 +202,11 @@ def _safe_in_float32(block: _Block, queries: Queries) -> NDArray[np.bool_]:
     if block.metric == "l2":
         return np.asarray((block.max_norm + q_norms) ** 2 < bounds.L2_LIMIT)
     if block.metric == "ip":
-        # Norms enter too: an infinite one would make the bound infinite.
-        return np.asarray(
-            (block.max_norm * q_norms < bounds.IP_LIMIT) & np.isfinite(block.max_norm)
-        )
+        # Norms enter too: an infinite one would make the bound infinite, or with a zero query
+        # not a number.
+        if not np.isfinite(block.max_norm):
+            return np.zeros(len(q_norms), bool)
+        return np.asarray(block.max_norm * q_norms < bounds.IP_LIMIT)
     low, high = bounds.COSINE_NORM_RANGE
     least = float(np.sqrt(block.squared_norms.min(initial=np.inf)))
     inside = low < least and block.max_norm < high
@@ -211,7 +222,8 @@ def _propose(block: _Block, queries: Queries, chosen: I64, n: int) -> tuple[F32,
         D, I = engine.knn(xq, block.x, n, similarity=True)
         return np.negative(D, out=D), I
     norms = np.sqrt(queries.squared_norms[chosen])[:, None]
-    unit_q = (xq / norms).astype(np.float32)
+    # Divided in float64 and rounded once, without a float64 copy of the batch.
+    unit_q = np.divide(xq, norms, out=np.empty_like(xq), casting="same_kind")
     best: tuple[F32, I64] | None = None
     step = tile_rows(block.x.shape[1])
     scratch = np.empty((min(step, len(block.x)), block.x.shape[1]), np.float32)
@@ -327,7 +339,7 @@ def _scan(block: _Block, queries: Queries, chosen: I64, keys: F64, ids: I64) -> 
             # "not greater" keeps what is not a number.
             near = np.flatnonzero(~(approximate[i] > ceilings[q])) + at
             fresh = near[~np.isin(near, best[q][1])]
-            for piece in np.split(fresh, range(SCAN_QUERIES * 16, len(fresh), SCAN_QUERIES * 16)):
+            for piece in np.split(fresh, range(SCAN_PIECE, len(fresh), SCAN_PIECE)):
                 if not len(piece):
                     continue
                 exact = d64.keys(

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 
 from haag_vq.errors import DataError
+from haag_vq.sources.convert import to_float32
 from haag_vq.sources.protocol import (
     F32,
     I64,
@@ -92,9 +93,7 @@ class ArraySource(VectorSource):
         return ArraySource(self._array[start:stop], self._first_row + start)
 
     def _copy(self, rows: AnyArray, out: F32) -> None:
-        # A float64 beyond float32's range becomes infinity, which the check reports.
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.copyto(out, rows[:, : out.shape[1]], casting="same_kind")
+        to_float32(rows[:, : out.shape[1]], out)
 
     def _check(self, out: F32, at: int | I64) -> None:
         check = FiniteCheck("the array", self.dtype)

@@ -60,6 +60,10 @@ class ConcatSource(VectorSource):
         return digest.hexdigest()[:32]
 
     @property
+    def starts_anywhere(self) -> bool:
+        return all(part.starts_anywhere for part in self._parts)
+
+    @property
     def files(self) -> tuple[str, ...]:
         return tuple(path for part in self._parts for path in part.files)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from haag_vq.errors import DataError, FileChangedError, SourceNotFoundError
+from haag_vq.errors import DataError, FileChangedError, ReadError, SourceNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,13 @@ def pread_exactly(fd: int, buffer: memoryview, offset: int, path: str) -> None:
     """
     done = 0
     while done < len(buffer):
-        n = os.preadv(fd, [buffer[done:]], offset + done)
+        try:
+            n = os.preadv(fd, [buffer[done:]], offset + done)
+        except OSError as error:
+            raise ReadError(
+                f"reading {len(buffer):,} bytes at offset {offset:,} of {path} failed: "
+                f"{error.strerror}. The disk or the network file system is at fault, not the data."
+            ) from error
         if n == 0:
             raise DataError(
                 f"{path} is truncated: {len(buffer):,} bytes expected at offset {offset:,}, "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from haag_vq.errors import DataError
+from haag_vq.sources.convert import to_float32
 from haag_vq.sources.fileio import FileStamp, pread_exactly
 from haag_vq.sources.protocol import (
     F32,
@@ -143,9 +144,7 @@ class FixedRowSource(VectorSource):
                 for row, n, place in runs:
                     self._pread(fd, row, target[place - first : place - first + n])
                 if scratch is not None:
-                    # A float64 beyond float32's range becomes infinity, which the check reports.
-                    with np.errstate(over="ignore", invalid="ignore"):
-                        np.copyto(out[first:last], target[:, :dim], casting="same_kind")
+                    to_float32(target[:, :dim], out[first:last])
                 numbers = runs[0][0] if taken is None else taken[first:last]
                 check.look(self._first_row + numbers, out[first:last])
         check.finish()

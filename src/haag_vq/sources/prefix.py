@@ -61,6 +61,10 @@ class PrefixSource(VectorSource):
         return f"{self._source.fingerprint}[:, :{self.dim}]{unit}"
 
     @property
+    def starts_anywhere(self) -> bool:
+        return self._source.starts_anywhere
+
+    @property
     def files(self) -> tuple[str, ...]:
         return self._source.files
 

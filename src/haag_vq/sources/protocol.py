@@ -103,6 +103,11 @@ class VectorSource(ABC):
         return rows
 
     @property
+    def starts_anywhere(self) -> bool:
+        """Whether any row is as cheap a place to start as an edge: rows of one fixed size."""
+        return True
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Absolute paths read from, in order; empty when the rows are not in files."""
         return ()

@@ -30,6 +30,10 @@ class _Selection(VectorSource):
         self.dtype = source.dtype
 
     @property
+    def starts_anywhere(self) -> bool:
+        return self._source.starts_anywhere
+
+    @property
     def files(self) -> tuple[str, ...]:
         return self._source.files
 
@@ -92,7 +96,13 @@ class TakeSource(_Selection):
     """
 
     def __init__(self, source: VectorSource, rows: I64) -> None:
-        rows = np.asarray(rows, dtype=np.int64)
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise UsageError(
+                f"row numbers must be a one-dimensional array of integers, not {rows.dtype} of "
+                f"shape {rows.shape}"
+            )
+        rows = rows.astype(np.int64, copy=False)
         outside = rows[(rows < 0) | (rows >= source.n_rows)]
         if len(outside):
             raise UsageError(

@@ -15,6 +15,10 @@ from haag_vq.errors import DataError, UsageError
 from haag_vq.sources.bigann import BIGANN_DTYPES, HEADER
 from haag_vq.sources.protocol import F32, STORED_DTYPES, AnyArray
 
+# Rows are converted to the stored type in pieces of this many float32 bytes: of a whole
+# partition, that would take up to two partitions more.
+PIECE_BYTES = 1 << 20
+
 # Rows of a Parquet row group: a compromise between reading few rows and decoding many.
 ROW_GROUP_ROWS = 1000
 
@@ -40,6 +44,11 @@ class VectorWriter(ABC):
         self._dtype = dtype
         self._n_written = 0
 
+    @property
+    def _piece_rows(self) -> int:
+        """Rows that are converted and appended at a time."""
+        return max(1, PIECE_BYTES // (4 * max(1, self._dim)))
+
     def write(self, rows: F32) -> None:
         """Append rows (n, dim).
 
@@ -48,8 +57,10 @@ class VectorWriter(ABC):
         DataError
             If a value does not fit the stored type: the message names row and value.
         """
-        self._append(convert(rows, self._dtype, self._n_written))
-        self._n_written += len(rows)
+        for at in range(0, len(rows), self._piece_rows):
+            piece = rows[at : at + self._piece_rows]
+            self._append(convert(piece, self._dtype, self._n_written))
+            self._n_written += len(piece)
 
     def finish(self) -> None:
         """Complete the file; all promised rows must have been written."""
@@ -100,15 +111,25 @@ class ParquetWriter(VectorWriter):
         self._schema = pa.schema([(PARQUET_COLUMN, pa.list_(pa.from_numpy_dtype(dtype)))])
         self._writer = pq.ParquetWriter(path, self._schema)
 
+    @property
+    def _piece_rows(self) -> int:
+        return ROW_GROUP_ROWS
+
     def _append(self, rows: AnyArray) -> None:
-        for at in range(0, len(rows), ROW_GROUP_ROWS):
-            part = np.ascontiguousarray(rows[at : at + ROW_GROUP_ROWS])
-            offsets = np.arange(0, part.size + 1, self._dim, dtype=np.int32)
-            lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(part.ravel()))
-            self._writer.write_table(pa.table([lists], schema=self._schema))
+        offsets = np.arange(0, rows.size + 1, self._dim, dtype=np.int32)
+        lists = pa.ListArray.from_arrays(_arrow(offsets), _arrow(rows))
+        self._writer.write_table(pa.table([lists], schema=self._schema))
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _arrow(values: AnyArray) -> pa.Array:
+    """View numbers as a flat Arrow array; `pa.array` would import pandas where it is installed."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(flat.dtype), flat.size, [None, pa.py_buffer(flat)]
+    )
 
 
 def stored_dtype(path: str | os.PathLike[str], dtype: str | None) -> np.dtype[Any]:
@@ -170,7 +191,7 @@ def convert(rows: F32, dtype: np.dtype[Any], first_row: int) -> AnyArray:
         row = rows[bad[0]]
         value = row[np.argmax(np.abs(row))] if dtype.kind == "f" else row[~whole[bad[0]]][0]
         raise DataError(
-            f"row {first_row + int(bad[0]):,} holds {value!r}, which {dtype} cannot store "
+            f"row {first_row + int(bad[0]):,} holds {value:g}, which {dtype} cannot store "
             f"({len(bad):,} such rows in {first_row:,}:{first_row + len(rows):,}). "
             "Choose a wider dtype."
         )
