@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from haag_vq.errors import DataError, HaagVQError
+from haag_vq.errors import DataError
 from haag_vq.sources.convert import to_float32
 from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.parquet_footer import (
+    FOOTER_GROWTH,
+    FOOTERS_KEPT,
+    choose_column,
+    dimension,
+    explained,
+    group_starts,
+    layout,
+    leaf_index,
+    list_type_of,
+    open_reader,
+    read_footer,
+    read_schema,
+)
 from haag_vq.sources.protocol import (
     F32,
     I64,
@@ -28,22 +39,12 @@ from haag_vq.sources.protocol import (
 )
 
 # Measured, 1536 × float64, snappy, row groups of 1,000 and of 20,000 rows: batches of 1 MiB
-# through a 1 MiB buffered stream decode as fast as larger ones and stay 60–70 MiB over the
-# output; pre-buffered column chunks take 250 MiB and gain nothing on a local file.
+# decode as fast as larger ones and stay 60–70 MiB over the output.
 BATCH_BYTES = 1 << 20
-STREAM_BYTES = 1 << 20
 
 # What one reader holds beside the batch: compressed and decoded pages (1 MiB by the format's
 # default, some writers use more), the stream's buffer, a dictionary, Arrow's builders.
 READER_BYTES = 32 << 20
-
-# Footers that a process keeps parsed, and how much more they take than as stored: 3 times was
-# measured, for 1,000 row groups of one column.
-FOOTERS_KEPT = 4
-FOOTER_GROWTH = 4
-
-# Where several columns are lists of numbers, one of these names decides.
-USUAL_NAMES = ("emb", "embedding", "embeddings", "vector", "vectors")
 
 
 class ParquetSource(VectorSource):
@@ -76,7 +77,7 @@ class ParquetSource(VectorSource):
 
     @property
     def edges(self) -> I64:
-        starts = _group_starts(self._stamp) - self._start
+        starts = group_starts(self._stamp) - self._start
         inside = starts[(starts > 0) & (starts < self.n_rows)]
         return np.concatenate(([0], inside, [self.n_rows]))
 
@@ -84,7 +85,7 @@ class ParquetSource(VectorSource):
     def fingerprint(self) -> str:
         # The footer holds every page's place and every column's statistics; its rows and
         # groups stand for it here, beside the file's size and time.
-        header = f"parquet:{self._column}:{self.dim}:{_identity(self._stamp)[0]}".encode()
+        header = f"parquet:{self._column}:{self.dim}:{layout(self._stamp)[0]}".encode()
         return f"{self._stamp.fingerprint(header)}[{self._start}:{self._start + self.n_rows}]"
 
     @property
@@ -97,10 +98,10 @@ class ParquetSource(VectorSource):
 
     @property
     def stored_bytes(self) -> int:
-        metadata = _footer(self._stamp)
-        with _explained(self._stamp, "the footer"):
-            leaf = _leaf_index(_schema(self._stamp), self._column)
-        starts = _group_starts(self._stamp)
+        metadata = read_footer(self._stamp)
+        with explained(self._stamp, "the footer"):
+            leaf = leaf_index(read_schema(self._stamp), self._column)
+        starts = group_starts(self._stamp)
         first, last = self._groups(0, self.n_rows)
         return sum(
             int(metadata.row_group(g).column(leaf).total_compressed_size)
@@ -110,7 +111,7 @@ class ParquetSource(VectorSource):
 
     @property
     def scratch_bytes(self) -> int:
-        footers = FOOTERS_KEPT * FOOTER_GROWTH * _identity(self._stamp)[1]
+        footers = FOOTERS_KEPT * FOOTER_GROWTH * layout(self._stamp)[1]
         return READER_BYTES + footers + 4 * self._batch_rows * self.dim * self.dtype.itemsize
 
     @property
@@ -129,7 +130,7 @@ class ParquetSource(VectorSource):
         if not len(rows):
             return
         wanted = rows + self._start
-        starts = _group_starts(self._stamp)
+        starts = group_starts(self._stamp)
         group_of = np.searchsorted(starts, wanted, side="right") - 1
         # Consecutive row groups are streamed by one reader, others are stepped over.
         breaks = np.flatnonzero(np.diff(group_of) > 1) + 1
@@ -155,7 +156,7 @@ class ParquetSource(VectorSource):
 
     def _groups(self, start: int, stop: int) -> tuple[int, int]:
         """Row groups ``first:last`` that hold rows ``start:stop`` of this source."""
-        starts = _group_starts(self._stamp)
+        starts = group_starts(self._stamp)
         first = int(np.searchsorted(starts, self._start + start, side="right")) - 1
         last = int(np.searchsorted(starts, self._start + stop, side="left"))
         return first, max(first, last)
@@ -186,12 +187,12 @@ class ParquetSource(VectorSource):
 
         Batches that end before `first` are decoded, as the format demands, and not looked at.
         """
-        starts = _group_starts(self._stamp)
+        starts = group_starts(self._stamp)
         groups = self._groups(first - self._start, last - self._start)
         row = int(starts[groups[0]])
-        with _explained(self._stamp, f"rows {first:,}:{last:,} of column {self._column!r}"):
+        with explained(self._stamp, f"rows {first:,}:{last:,} of column {self._column!r}"):
             with self._stamp.opened():
-                file = _reader(self._stamp)
+                file = open_reader(self._stamp)
             with file:
                 for batch in file.iter_batches(
                     batch_size=self._batch_rows,
@@ -270,98 +271,21 @@ def open_parquet(path: str | os.PathLike[str], column: str | None = None) -> Par
         lists the columns that are there.
     """
     stamp = FileStamp.of(path)
-    with _explained(stamp, "the footer"):
-        schema = _schema(stamp)
-    field = _choose_column(stamp.path, schema, column)
-    list_type = _list_type(field.type)
+    with explained(stamp, "the footer"):
+        schema = read_schema(stamp)
+    field = choose_column(stamp.path, schema, column)
+    list_type = list_type_of(field.type)
     if list_type is None:
         raise DataError(
             f"{stamp.path}: column {field.name!r} is {field.type}; an embedding column is a list "
             f"of one of {', '.join(STORED_DTYPES)}."
         )
     dtype = np.dtype(list_type.value_type.to_pandas_dtype())
-    n_rows = int(_group_starts(stamp)[-1])
-    _identity(stamp)  # like the line above, kept while the footer is at hand
-    with _explained(stamp, "the footer"):
-        dim = _dimension(stamp, schema, field.name, list_type)
+    n_rows = int(group_starts(stamp)[-1])
+    layout(stamp)  # like the line above, kept while the footer is at hand
+    with explained(stamp, "the footer"):
+        dim = dimension(stamp, schema, field.name, list_type)
     return ParquetSource(stamp, field.name, dim, dtype, 0, n_rows) if dim else None
-
-
-def _choose_column(path: str, schema: pa.Schema, column: str | None) -> pa.Field:
-    if column is not None:
-        if column not in schema.names:
-            raise DataError(f"{path} has no column {column!r}. It has: {_columns_text(schema)}.")
-        return schema.field(column)
-    candidates = [field for field in schema if _list_type(field.type) is not None]
-    named = [field for field in candidates if field.name in USUAL_NAMES]
-    for fields in (candidates, named):
-        if len(fields) == 1:
-            return fields[0]
-    names = ", ".join(repr(field.name) for field in candidates)
-    problem = (
-        f"has several columns that could be the embeddings: {names}"
-        if candidates
-        else "has no column of lists of numbers to take for embeddings"
-    )
-    raise DataError(
-        f"{path} {problem}. Choose one with column= (--column). It has: {_columns_text(schema)}."
-    )
-
-
-def _columns_text(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name!r} ({field.type})" for field in schema)
-
-
-def _list_type(kind: pa.DataType) -> Any | None:
-    """Return `kind` (or its storage) if it is a list of a type that vectors are read from."""
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    is_list = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    if not is_list:
-        return None
-    value = kind.value_type
-    if not (pa.types.is_floating(value) or value in (pa.int8(), pa.uint8())):
-        return None
-    return kind
-
-
-def _dimension(stamp: FileStamp, schema: pa.Schema, column: str, list_type: Any) -> int:
-    """Dimension of the vectors, from the footer alone; 0 where no row tells it.
-
-    A column chunk counts its leaf values, and a null or empty list counts as one: the
-    quotient by its rows is the dimension where every row is whole. Where none of the first
-    groups divides, the nearest integer is taken and reading will name the row that is at fault.
-    """
-    if pa.types.is_fixed_size_list(list_type):
-        return int(list_type.list_size)
-    metadata = _footer(stamp)
-    leaf = _leaf_index(schema, column)
-    guess = 0
-    for g in range(min(metadata.num_row_groups, 16)):
-        group = metadata.row_group(g)
-        if group.num_rows:
-            quotient, rest = divmod(group.column(leaf).num_values, group.num_rows)
-            if not rest and quotient > 1:
-                return int(quotient)
-            guess = guess or round(group.column(leaf).num_values / group.num_rows)
-    return int(guess)
-
-
-def _leaf_index(schema: pa.Schema, column: str) -> int:
-    """Index, among the file's leaf columns, of the values of list column `column`.
-
-    Leaves are stored in the order of the fields that contain them.
-    """
-    before = schema.types[: schema.names.index(column)]
-    return sum(map(_n_leaves, before))
-
-
-def _n_leaves(kind: pa.DataType) -> int:
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    return sum(_n_leaves(kind.field(i).type) for i in range(kind.num_fields)) or 1
 
 
 def _view(array: pa.Array, dtype: np.dtype[Any]) -> AnyArray:
@@ -373,64 +297,3 @@ def _view(array: pa.Array, dtype: np.dtype[Any]) -> AnyArray:
         return np.empty(0, dtype)
     offset = array.offset * dtype.itemsize
     return np.frombuffer(array.buffers()[-1], dtype, len(array), offset)
-
-
-def _reader(stamp: FileStamp) -> pq.ParquetFile:
-    return pq.ParquetFile(
-        stamp.path,
-        metadata=_footer(stamp),
-        memory_map=False,
-        pre_buffer=False,
-        buffer_size=STREAM_BYTES,
-    )
-
-
-def _schema(stamp: FileStamp) -> pa.Schema:
-    """Arrow schema of a file.
-
-    Never by way of `FileMetaData.schema`: the two refer to each other, and opening 1,000 shards
-    left 1 GiB of footers to Python's cycle collector (measured).
-    """
-    with _reader(stamp) as file:
-        return file.schema_arrow
-
-
-@functools.lru_cache(maxsize=FOOTERS_KEPT)
-def _footer(stamp: FileStamp) -> pq.FileMetaData:
-    """Parsed footer of a stamped file.
-
-    Cached: a worker reads many blocks of one shard, and parsing a footer of thousands of
-    row groups takes milliseconds.
-    """
-    with _explained(stamp, "the footer"), stamp.opened():
-        return pq.read_metadata(stamp.path)
-
-
-@functools.lru_cache(maxsize=4096)
-def _identity(stamp: FileStamp) -> tuple[str, int]:
-    """A line that identifies a file's layout, and the bytes of its footer."""
-    metadata = _footer(stamp)
-    size = int(metadata.serialized_size)
-    return f"{metadata.num_rows}:{metadata.num_row_groups}:{size}", size
-
-
-@functools.lru_cache(maxsize=4096)
-def _group_starts(stamp: FileStamp) -> I64:
-    """Rows at which the row groups start, and the number of rows: (n_groups + 1,) int64."""
-    metadata = _footer(stamp)
-    counts = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
-    return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-
-
-@contextmanager
-def _explained(stamp: FileStamp, what: str) -> Iterator[None]:
-    """Turn Arrow's errors into ours, with the file and what was being read of it."""
-    try:
-        yield
-    except HaagVQError:
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{stamp.path} cannot be read as Parquet ({what}): {error}. It may be truncated or "
-            "damaged; fetch or write it again."
-        ) from error
