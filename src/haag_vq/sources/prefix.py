@@ -13,12 +13,13 @@ from haag_vq.sources.protocol import (
     check_span,
     check_take,
 )
+from haag_vq.sources.wrapper import WrapperSource
 
 # Norms are computed in float64 over pieces of this many float32 bytes.
 PIECE_BYTES = 1 << 20
 
 
-class PrefixSource(VectorSource):
+class PrefixSource(WrapperSource):
     """Columns ``0:dims`` of a source.
 
     Parameters
@@ -45,32 +46,14 @@ class PrefixSource(VectorSource):
     def __init__(self, source: VectorSource, dims: int, renormalize: bool = False) -> None:
         if not 1 <= dims <= source.dim:
             raise UsageError(f"dims={dims} of vectors of dimension {source.dim}: take 1 to that.")
-        self._source = source
+        super().__init__(source, source.n_rows)
         self._renormalize = renormalize
-        self.n_rows = source.n_rows
         self.dim = dims
-        self.dtype = source.dtype
-
-    @property
-    def edges(self) -> I64:
-        return self._source.edges
 
     @property
     def fingerprint(self) -> str:
         unit = "unit" if self._renormalize else "as-is"
         return f"{self._source.fingerprint}[:, :{self.dim}]{unit}"
-
-    @property
-    def starts_anywhere(self) -> bool:
-        return self._source.starts_anywhere
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return self._source.files
-
-    @property
-    def stored_bytes(self) -> int:
-        return self._source.stored_bytes
 
     @property
     def scratch_bytes(self) -> int:

@@ -15,39 +15,13 @@ from haag_vq.sources.protocol import (
     check_span,
     check_take,
 )
+from haag_vq.sources.wrapper import WrapperSource
 
 # An unordered take is put into the asked order a few columns at a time, within this scratch.
 REORDER_BYTES = 4 << 20
 
 
-class _Selection(VectorSource):
-    """What every subset shares: the element type, files and scratch of the source it reads."""
-
-    def __init__(self, source: VectorSource, n_rows: int) -> None:
-        self._source = source
-        self.n_rows = n_rows
-        self.dim = source.dim
-        self.dtype = source.dtype
-
-    @property
-    def starts_anywhere(self) -> bool:
-        return self._source.starts_anywhere
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return self._source.files
-
-    @property
-    def scratch_bytes(self) -> int:
-        return self._source.scratch_bytes
-
-    @property
-    def stored_bytes(self) -> int:
-        share = self.n_rows / max(1, self._source.n_rows)
-        return int(self._source.stored_bytes * share)
-
-
-class RangeSource(_Selection):
+class RangeSource(WrapperSource):
     """Rows ``start:stop`` of a source; what `limit` and a slice make."""
 
     def __init__(self, source: VectorSource, start: int, stop: int) -> None:
@@ -81,7 +55,7 @@ class RangeSource(_Selection):
         return self._source.stored_rows(rows + self._start)
 
 
-class TakeSource(_Selection):
+class TakeSource(WrapperSource):
     """Chosen rows, in the order and with the repeats asked for.
 
     Parameters
@@ -160,7 +134,7 @@ class TakeSource(_Selection):
             out[:, c : c + width] = out[place, c : c + width]
 
 
-class WithoutSource(_Selection):
+class WithoutSource(WrapperSource):
     """All rows of a source but some: the base that is left when queries are held out.
 
     Parameters
