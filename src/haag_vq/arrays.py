@@ -222,7 +222,8 @@ def _basic_index(index: Any) -> tuple[Any, Any]:
         parts = (*parts[:at], *fill, *parts[at + 1 :])
     parts = (*parts, *(slice(None),) * (2 - len(parts)))
     for part in parts:
-        if not isinstance(part, slice | int | np.integer):
+        # A bool is an int to Python and a mask to NumPy.
+        if isinstance(part, bool) or not isinstance(part, slice | int | np.integer):
             raise IndexError(
                 f"only ints and slices index vectors directly, not {type(part).__name__}; "
                 "use take() for chosen rows"

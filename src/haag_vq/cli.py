@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def _info(args: argparse.Namespace) -> tuple[Any, Rows]:
 
 def _ground_truth(args: argparse.Namespace) -> tuple[Any, Rows]:
     check_suffix(args.out)
-    _check_directory(args.out)
+    _check_out(args.out)
     dataset = _open(args)
     if dataset.query_source is None:
         raise UsageError(
@@ -161,11 +161,15 @@ def _read_rows(path: str) -> np.ndarray[Any, np.dtype[Any]]:
         raise DataError(f"{path}: row numbers must be integers, one a line: {error}") from error
 
 
-def _check_directory(out: str) -> None:
+def _check_out(out: str) -> None:
     """Refuse an output that cannot be created, before the work and not after it."""
     parent = Path(out).absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{out}: there is no directory {parent}; create it first.")
+    if Path(out).is_dir():
+        raise UsageError(f"{out} is a directory; name a file.")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{out}: nothing may be written in {parent}; choose another directory.")
 
 
 def _positive(text: str) -> int:
@@ -183,13 +187,20 @@ def _size(text: str) -> str:
     return text
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, as every other error is told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"haag-vq: {message}. See {self.prog} --help.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="haag-vq",
         description="Load embedding sets larger than memory, and find their exact neighbours.",
     )
     parser.add_argument("--version", action="version", version=f"haag-vq {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object")
     common.add_argument("--quiet", action="store_true", help="no progress")
     common.add_argument("--debug", action="store_true", help="show the trace of an error")

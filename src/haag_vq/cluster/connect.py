@@ -38,18 +38,25 @@ class Connection:
         return str(self.client.dashboard_link)
 
     def scale(self, jobs: int) -> None:
-        """Change the number of workers that `connect` started."""
+        """Change the number of workers that `connect` started; each keeps the share it was given.
+
+        Memory and threads are not divided anew: more workers than `connect` was asked for may
+        together use more than the machine has.
+        """
         if self._cluster is None:
             raise UsageError("these workers were not started here and cannot be scaled from here.")
         self._cluster.scale(jobs)
 
     def close(self) -> None:
         """Disconnect, and end what was started. Does nothing the second time."""
-        self.client.close()
-        if self._cluster is not None:
-            self._cluster.close()
-        if self._keys is not None:
-            shutil.rmtree(self._keys, ignore_errors=True)
+        try:
+            self.client.close()
+        finally:
+            # Also when an interrupt came in between: workers and keys must not stay.
+            if self._cluster is not None:
+                self._cluster.close()
+            if self._keys is not None:
+                shutil.rmtree(self._keys, ignore_errors=True)
 
     def __enter__(self) -> Connection:
         return self
@@ -129,7 +136,9 @@ def connect(
 
 def _attach(address: str) -> Connection:
     try:
-        return Connection(Client(address, timeout="30s"))
+        # A client that cannot connect would stay Dask's default, and hang what runs after it.
+        Client(address, set_as_default=False).close()
+        return Connection(Client(address))
     except (OSError, TypeError, ValueError) as error:
         raise ClusterError(
             f"no Dask scheduler answered at {address}: {error}. Check the address; a tls:// one "

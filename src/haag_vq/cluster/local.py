@@ -14,10 +14,12 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import dask
+import psutil
 from distributed import Scheduler
 from distributed.deploy.spec import SpecCluster
 from distributed.deploy.subprocess import Subprocess
@@ -38,7 +40,7 @@ class _WorkerProcess(Subprocess):  # type: ignore[misc, unused-ignore]
     """One nanny and its worker, started by command line with an environment of their own."""
 
     def __init__(
-        self, scheduler: str, name: str, opts: dict[str, Any], env: dict[str, str]
+        self, scheduler: str, name: int, opts: dict[str, Any], env: dict[str, str]
     ) -> None:
         self.scheduler = scheduler
         self.name = name
@@ -62,6 +64,30 @@ class _WorkerProcess(Subprocess):  # type: ignore[misc, unused-ignore]
             start_new_session=True,
         )
 
+    async def close(self) -> None:
+        """Kill worker and nanny; the nanny stands still meanwhile, or it would report the death."""
+        if self.process is not None and self.process.returncode is None:
+            with suppress(psutil.NoSuchProcess):
+                nanny = psutil.Process(self.process.pid)
+                nanny.suspend()
+                for process in (*reversed(nanny.children(recursive=True)), nanny):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+            await self.process.wait()
+        await super().close()
+
+
+class _LocalCluster(SpecCluster):  # type: ignore[misc, unused-ignore]
+    """Ends its workers at once.
+
+    `SpecCluster` tells them to retire and kills them while they do. One that was just saying
+    goodbye then ends the program with a trace of the connection that broke.
+    """
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(worker.close() for worker in self.workers.values()))
+        await super()._close()
+
 
 def start_local_cluster(
     n_workers: int, memory_limit: int | None = None, threads: int | None = None
@@ -83,14 +109,16 @@ def start_local_cluster(
     Raises
     ------
     UsageError
-        If fewer than one worker is asked for.
+        If fewer than one worker or thread is asked for.
     ClusterError
         If the workers do not come up.
     """
     if n_workers < 1:
         raise UsageError(f"{n_workers} workers were asked for: at least 1 is needed.")
+    n_threads = max(1, n_cores() // n_workers) if threads is None else threads
+    if n_threads < 1:
+        raise UsageError(f"threads={n_threads} of each worker: at least 1 is needed.")
     limit = memory_limit or machine_memory()[0] // n_workers
-    n_threads = threads or max(1, n_cores() // n_workers)
     keys = Path(tempfile.mkdtemp(prefix=KEY_DIR_PREFIX))
     (keys / "pid").write_text(str(os.getpid()))
     try:
@@ -106,7 +134,8 @@ def start_local_cluster(
             "death_timeout": DEATH_TIMEOUT,
             "silence_logs": "ERROR",
         }
-        cluster = SpecCluster(
+        worker = {"cls": _WorkerProcess, "options": {"opts": opts, "env": env}}
+        cluster = _LocalCluster(
             scheduler={
                 "cls": Scheduler,
                 "options": {
@@ -115,15 +144,11 @@ def start_local_cluster(
                     "security": security,
                     "dashboard_address": "127.0.0.1:0",
                     "dashboard": True,
+                    "local_directory": str(keys),
                 },
             },
-            workers={
-                str(i): {
-                    "cls": _WorkerProcess,
-                    "options": {"name": str(i), "opts": opts, "env": env},
-                }
-                for i in range(n_workers)
-            },
+            workers=dict.fromkeys(range(n_workers), worker),
+            worker=worker,
             security=security,
             name="haag_vq local",
             silence_logs="ERROR",

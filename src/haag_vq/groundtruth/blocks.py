@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from haag_vq.arrays import plan_for
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import kernel
+from haag_vq.groundtruth.part import combine_bytes
 from haag_vq.memory import Allowance, Projection, check_fits, format_bytes, needed_limit
 from haag_vq.partition import Partitions
 from haag_vq.sources import Metric, VectorSource
@@ -34,20 +35,36 @@ class SearchShape:
     """What reading a block allocates beside it."""
     n_threads: int
     """Tasks that one worker runs at once."""
+    n_rows: int = 1 << 40
+    """Rows of the base; they say how many parts can wait to be merged."""
 
     def projection(self, block_rows: int) -> Projection:
         """Projected bytes of a worker that searches blocks of `block_rows`."""
         part_bytes = self.nq * self.k * 16
-        merge_bytes = 4 * MERGE_WIDTH * part_bytes
+        buffer_bytes = block_rows * self.d * 4
         search = kernel.workspace_bytes(block_rows, self.nq, self.d, self.k, self.metric)
+        # A merge has no block beside it: what it needs beyond one's place is what counts.
+        merge = part_bytes + combine_bytes(MERGE_WIDTH, self.k)
         return Projection(
-            buffer_bytes=block_rows * self.d * 4,
+            buffer_bytes=buffer_bytes,
             scratch_bytes=self.scratch_bytes,
-            search_bytes=max(search, merge_bytes),
-            # The queries themselves, and parts that wait for their siblings.
-            results_bytes=self.nq * self.d * 4 * 2 + 2 * MERGE_WIDTH * part_bytes,
+            search_bytes=max(search, merge - buffer_bytes - self.scratch_bytes),
+            # The queries, also while they are received, and parts that wait to be merged.
+            results_bytes=self.nq * self.d * 4 * 2 + self._n_waiting(block_rows) * part_bytes,
             n_threads=self.n_threads,
         )
+
+    def _n_waiting(self, block_rows: int) -> int:
+        """Parts that a worker may hold: at most one merge's, on each level of the tree.
+
+        Dask takes blocks in order and merges before it goes on, so a level never holds more.
+        """
+        # Edges can leave blocks half full, hence twice as many.
+        n_blocks = 2 * -(-self.n_rows // max(1, block_rows))
+        levels = 1
+        while MERGE_WIDTH**levels < n_blocks:
+            levels += 1
+        return min(n_blocks, levels * MERGE_WIDTH)
 
 
 def plan_blocks(

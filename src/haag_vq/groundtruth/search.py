@@ -106,7 +106,7 @@ def ground_truth(
     workers = current_workers()
     search = graph.Search(k, chosen, workers.search_threads)
     shape = SearchShape(
-        len(xq), dim, k, chosen, getattr(target, "scratch_bytes", 0), workers.n_threads
+        len(xq), dim, k, chosen, getattr(target, "scratch_bytes", 0), workers.n_threads, n_rows
     )
     with _sendable(xq, workers, run_dir) as sent:
         if isinstance(target, VectorSource):

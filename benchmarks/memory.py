@@ -1,0 +1,146 @@
+"""Peak RSS of a worker, measured, beside what was projected before the run.
+
+Each row is one `haag-vq ground-truth … --json`, as a user would call it: its workers are
+processes, their peak is the kernel's own high-water mark, and the projection is the one by
+which the run would have been refused. The peak must never pass the projection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measuring import MIB, data_directory, machine, note, parser, print_table, run_json
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One search."""
+
+    data: str
+    """Name in `DATA`."""
+    metric: str
+    k: int
+    n_queries: int
+    chunk: str
+    workers: int = 1
+    limit: int | None = None
+
+
+# File, dimension, stored type; the rows follow from --mib, bytes of the vectors as float32.
+DATA = {
+    "npy-1536": ("x1536.npy", 1536, "float16"),
+    "parquet-1536": ("x1536.parquet", 1536, "float64"),
+    "fbin-384": ("x384.fbin", 384, None),
+    "npy-384": ("x384.npy", 384, "float16"),
+}
+
+JOBS = (
+    Job("npy-1536", "l2", 10, 10, "8MiB"),
+    Job("npy-1536", "l2", 100, 200, "32MiB", 2),
+    Job("npy-1536", "l2", 100, 200, "128MiB"),
+    Job("npy-1536", "cosine", 100, 200, "256MiB"),
+    Job("npy-1536", "l2", 100, 200, "512MiB"),
+    Job("npy-1536", "cosine", 10, 200, "512MiB"),
+    Job("parquet-1536", "l2", 10, 10, "8MiB"),
+    Job("parquet-1536", "cosine", 100, 200, "64MiB", 2),
+    Job("parquet-1536", "ip", 100, 200, "128MiB", 2),
+    Job("parquet-1536", "l2", 10, 200, "512MiB"),
+    Job("fbin-384", "ip", 10, 10, "8MiB"),
+    Job("fbin-384", "cosine", 10, 200, "128MiB", 2),
+    Job("fbin-384", "l2", 100, 200, "512MiB"),
+    Job("fbin-384", "l2", 1000, 200, "64MiB", 2),
+    Job("fbin-384", "l2", 1000, 500, "16MiB", 1, 60_000),
+    Job("npy-384", "l2", 100, 2000, "32MiB", 2, 150_000),
+    Job("npy-384", "cosine", 100, 10000, "32MiB", 1, 60_000),
+    Job("npy-384", "l2", 100, 10000, "16MiB", 2, 60_000),
+)
+
+
+def haag_vq(*words: str) -> dict[str, Any]:
+    """Run one command of the command line; returns what it printed as JSON."""
+    return run_json([sys.executable, "-m", "haag_vq.cli", *words, "--json", "--quiet"])
+
+
+def generate(home: Path, names: Sequence[str], base_bytes: int) -> None:
+    """Export the data that jobs need, if it is not there."""
+    for name in names:
+        file, dim, dtype = DATA[name]
+        if not (home / file).exists():
+            note(f"writing {file}")
+            made = f"synthetic:{base_bytes // (4 * dim)}x{dim}"
+            kind = ("--dtype", dtype) if dtype else ()
+            haag_vq("export", made, str(home / file), *kind)
+
+
+def run_job(home: Path, job: Job) -> dict[str, Any]:
+    """Search; returns the command's facts and the job's."""
+    file, dim, _ = DATA[job.data]
+    words = ["ground-truth", str(home / file), "--queries", f"sample:{job.n_queries}"]
+    words += ["--k", str(job.k), "--metric", job.metric, "--chunk-size", job.chunk]
+    words += ["--workers", str(job.workers), "--out", str(home / "out.npz")]
+    if job.limit is not None:
+        words += ["--limit", str(job.limit)]
+    facts = haag_vq(*words)
+    return {"data": job.data, "chunk": job.chunk, "workers": job.workers, **facts}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    print(f"{found['machine']}\n")
+    table = [
+        [
+            run["data"],
+            run["metric"],
+            f"{run['k']:,}",
+            f"{run['n_queries']:,}",
+            run["chunk"],
+            f"{run['workers']}",
+            f"{run['partitions']:,}",
+            f"{run['seconds']:.1f}",
+            f"{run['peak_rss_bytes'] / MIB:,.0f}",
+            f"{run['projected_bytes'] / MIB:,.0f}",
+            f"{run['projected_bytes'] / run['peak_rss_bytes']:.2f}",
+        ]
+        for run in found["jobs"]
+    ]
+    head = ["data", "metric", "k", "queries", "chunk", "workers", "blocks", "s"]
+    print_table([*head, "peak MiB", "projected MiB", "projected/peak"], table)
+    worst = max(run["peak_rss_bytes"] / run["projected_bytes"] for run in found["jobs"])
+    print(f"\nlargest peak/projection: {worst:.2f} (must not pass 1)")
+
+
+def measure(home: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Generate the data and run the jobs."""
+    jobs = [JOBS[i] for i in args.jobs] if args.jobs else list(JOBS)
+    generate(home, sorted({job.data for job in jobs}), args.mib * MIB)
+    found = []
+    for i, job in enumerate(jobs):
+        note(f"job {i + 1} of {len(jobs)}: {job}")
+        found.append(run_job(home, job))
+        peak, most = (found[-1][name] / MIB for name in ("peak_rss_bytes", "projected_bytes"))
+        note(f"  peak {peak:,.0f} MiB, projected {most:,.0f} MiB")
+    return {"machine": machine(), "jobs": found}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    args_parser = parser(__doc__)
+    args_parser.add_argument("--mib", type=int, default=600, help="of each base, as float32")
+    args_parser.add_argument("--jobs", type=int, nargs="*", help="numbers of jobs (default: all)")
+    args = args_parser.parse_args()
+    with data_directory(args.data, "haag-vq-memory-") as home:
+        found = measure(home, args)
+    if args.json:
+        print(json.dumps(found))
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    main()

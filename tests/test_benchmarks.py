@@ -1,0 +1,88 @@
+"""The benchmarks run, and what they measure besides time keeps to what is promised."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MIB = 1 << 20
+ROOT = Path(__file__).parents[1]
+
+# What a load may take beside its output, whatever the size.
+MOST_OVER_BYTES = 128 * MIB
+
+
+def benchmark(name: str, tmp_path: Path, *words: str) -> dict[str, Any]:
+    """Run one with its data in `tmp_path`, so that nothing is left elsewhere."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / name),
+            "--data",
+            str(tmp_path),
+            "--json",
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_loading_keeps_to_a_constant_overhead(tmp_path: Path) -> None:
+    ways = ("ours-all", "npy-ours-1")
+    words = ("--rows=6000", "--dim=256", "--repeat=1", "--ways", *ways)
+    found = benchmark("loading.py", tmp_path, *words)
+    for way in ways:
+        assert found["ways"][way]["array_bytes"] == 6000 * 256 * 4
+        assert found["ways"][way]["over_bytes"] <= MOST_OVER_BYTES
+    assert [size["rows"] for size in found["sizes"]] == [600, 3000, 6000]
+    assert all(size["over_bytes"] <= MOST_OVER_BYTES for size in found["sizes"])
+
+
+@pytest.mark.slow
+def test_every_way_loads_the_same_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    words = ("--rows=3000", "--dim=64", "--repeat=1", "--loop-rows=1000")
+    ways = benchmark("loading.py", tmp_path, *words)["ways"]
+    sums = {way: run["checksum"] for way, run in ways.items()}
+    assert sums["loop-streaming"] == sums["loop-faiss"] == sums["loop-cached"]
+    assert sums["numpy-batches"] == sums["pyarrow"] == sums["ours-1"] == sums["ours-all"]
+    assert sums["npy-astype"] == sums["npy-ours-1"] == sums["npy-ours-all"]
+    for way, run in ways.items():
+        assert run["rows"] == (1000 if way.startswith("loop") else 3000)
+
+
+def test_planning_ten_thousand_blocks_stays_small(tmp_path: Path) -> None:
+    words = ("--shards=100", "--shard-rows=10000", "--dim=16", "--chunk-bytes=6400")
+    found = benchmark("scale.py", tmp_path, *words)
+    for kind in ("npy", "parquet"):
+        run = found[kind]
+        assert run["n_rows"] == 10**6
+        assert run["n_blocks"] == 10_000
+        assert run["graph_rss_bytes"] <= 100e6
+        assert run["largest_task_bytes"] <= 16 << 10
+        assert run["largest_search_task_bytes"] <= 16 << 10
+    assert found["npy"]["slice_bytes"] == 100 * 16 * 2
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        pytest.param([6], id="parquet"),
+        pytest.param([0, 2, 7, 11, 13], id="more", marks=pytest.mark.slow),
+    ],
+)
+def test_no_worker_passes_its_projection(jobs: list[int], tmp_path: Path) -> None:
+    found = benchmark("memory.py", tmp_path, "--mib=40", "--jobs", *map(str, jobs))
+    assert len(found["jobs"]) == len(jobs)
+    for run in found["jobs"]:
+        assert 0 < run["peak_rss_bytes"] <= run["projected_bytes"]
