@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from haag_vq.errors import HaagVQError, WriteError
@@ -40,7 +40,6 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         # mkstemp makes private files; an output gets what a plain open() would have given it.
         os.chmod(part, 0o666 & ~_umask())
         os.replace(part, target)
-        _sync(target.parent)
     except OSError as error:
         # What is read inside the block is no fault of the file that is written.
         if isinstance(error, HaagVQError) or error.filename not in (None, name, str(target)):
@@ -50,6 +49,9 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+    # The file is whole and has its name; some network file systems cannot sync a directory.
+    with suppress(OSError):
+        _sync(target.parent)
 
 
 def _sync(path: Path) -> None:

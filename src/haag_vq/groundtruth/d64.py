@@ -3,7 +3,9 @@
 Every float32 row and query is widened to float64, terms are formed element by element, padded
 with zeros to a power of two and summed by halving: ``t[:h] += t[h:]``. Elementwise additions
 have the same bits on every CPU and in every NumPy; a library's own sum, einsum or a matrix
-product does not promise that.
+product does not promise that. One condition: the process must not have been set to take denormal
+numbers for zero, as a library compiled with ``-ffast-math`` can do; components below 1.2e-38
+would then be lost.
 """
 
 from __future__ import annotations
