@@ -216,7 +216,7 @@ def test_rows_are_read_once_and_one_partition_ahead(tmp_path: Path) -> None:
     ],
 )
 def test_memory_is_bounded_by_partitions(name: str, dtype: str | None, tmp_path: Path) -> None:
-    n, dim, chunk_bytes = 100_000, 64, 2 << 20
+    n, dim, chunk_bytes = 120_000, 64, 8 << 20
     rows = np.random.default_rng(0).integers(0, 100, (n, dim)).astype(np.float32)
     write_npy(tmp_path / "in.npy", rows)
     source = open_source(tmp_path / "in.npy")

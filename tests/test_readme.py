@@ -6,6 +6,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -48,25 +49,13 @@ def test_blocks_of_python_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code_of(document), str(document), "exec"), {"__name__": "a document"})
-
-
-def test_the_readme_leaves_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (name,) = re.findall(r'truth\.save\("([^"]+)"\)', code_of(ROOT / "README.md"))
-    monkeypatch.chdir(tmp_path)
-    first = BLOCK.search((ROOT / "README.md").read_text())
-    assert first is not None
-    smaller = first.group(1).replace("synthetic:50000x128", "synthetic:2000x16")
-    assert smaller != first.group(1)
-    exec(smaller, {"__name__": "a document"})
-    truth = haag_vq.load_ground_truth(tmp_path / name)
-    assert (truth.k, truth.metric, truth.n_rows) == (100, "cosine", 1_900)
+    for name in re.findall(r'\.save\("([^"]+)"\)', code_of(document)):
+        assert haag_vq.load_ground_truth(tmp_path / name).n_queries > 0
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_command_lines_are_understood(document: Path) -> None:
     """Every `haag-vq …` line of a document parses; nothing is run."""
-    import shlex
-
     text = document.read_text().replace("\\\n", " ")
     for line in re.findall(r"^ {4}(?:\$ )?haag-vq ([a-z].*)$", text, re.MULTILINE):
         if not line.startswith(("searching", "note")):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
+    _end_in_order_when_terminated()
     try:
         facts, table = args.run(args)
         print(json.dumps(facts)) if args.json else print_table(table)
@@ -60,10 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _end_in_order_when_terminated() -> None:
+    """Let SIGTERM, which Slurm sends before it kills, end workers and files as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def _explain(error: Exception) -> int:
     """Print one paragraph for an error; returns the exit code."""
     if isinstance(error, HaagVQError):
-        print(f"haag-vq: {error}", file=sys.stderr)
+        # HDF5 and Arrow put line breaks into what they say.
+        print(f"haag-vq: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     text = str(error).strip().splitlines() or [""]
     print(

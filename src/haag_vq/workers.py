@@ -8,7 +8,10 @@ from typing import Any
 
 import dask
 from dask.base import get_scheduler
+from distributed import wait
+from distributed.scheduler import KilledWorker
 
+from haag_vq.errors import ClusterError
 from haag_vq.memory import (
     Allowance,
     n_cores,
@@ -107,6 +110,12 @@ def run(
         if progress is not None:
             _watch(workers.client, future, group, n_tasks, progress)
         return future.result()
+    except KilledWorker as error:
+        raise ClusterError(
+            f"a task was lost with its worker {error.allowed_failures + 1} times and given up "
+            f"({error.task}). The usual cause is memory: the operating system or Slurm killed the "
+            "worker. Give each worker more, use a smaller chunk_size, or see the workers' logs."
+        ) from error
     except BaseException:
         future.cancel()
         raise
@@ -129,8 +138,6 @@ def _run_local(collection: Any, group: str, progress: Callable[[int], None] | No
 def _watch(
     client: Any, future: Any, group: str, n_tasks: int, progress: Callable[[int], None]
 ) -> None:
-    from distributed import wait
-
     while not future.done():
         try:
             wait(future, timeout=0.25)

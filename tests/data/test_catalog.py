@@ -28,7 +28,7 @@ from haag_vq import (
 from haag_vq.data import CATALOG
 from haag_vq.data.catalog import CatalogEntry, find_local_copy, look_up
 from haag_vq.errors import DataError, SourceNotFoundError, UsageError
-from tests.support.files import vectors, write_npy, write_parquet
+from tests.support.files import list_array, vectors, write_npy, write_parquet
 
 DIM = 8
 Loader = Callable[..., VectorDataset]
@@ -180,6 +180,17 @@ def test_msmarco_by_name_has_its_own_queries(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         load_cohere_msmarco_passages(cache_dir=tmp_path, num_queries=2).queries, rows[:2]
     )
+
+
+def test_the_column_of_a_sets_own_queries_is_known(tmp_path: Path) -> None:
+    write_npy_shards(tmp_path)
+    asked = vectors(4, DIM, seed=7)
+    (tmp_path / "queries_parquet").mkdir()
+    lists = {"emb": list_array(asked), "embedding": list_array(vectors(4, DIM, seed=8))}
+    pq.write_table(pa.table(lists), tmp_path / "queries_parquet/queries.parquet")
+    found = open_dataset("msmarco", cache_dir=tmp_path)
+    np.testing.assert_array_equal(found.queries, asked)
+    np.testing.assert_array_equal(load_cohere_msmarco_queries(cache_dir=tmp_path), asked)
 
 
 def test_a_directory_of_that_shape_need_not_be_that_set(tmp_path: Path) -> None:

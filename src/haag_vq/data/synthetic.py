@@ -27,5 +27,8 @@ def load_dummy_dataset(
     """
     source = SyntheticSource(num_samples, dim, seed)
     spec = QuerySpec("first", num_queries)
+    name = f"dummy-{num_samples}x{dim}"
+    if not num_queries:
+        return VectorDataset(source, name)
     base, queries = split_queries(source, spec, None, seed)
-    return VectorDataset(base, f"dummy-{num_samples}x{dim}", queries, queries_are_rows=True)
+    return VectorDataset(base, name, queries, queries_are_rows=True)

@@ -15,6 +15,10 @@ from haag_vq.sources import Metric, VectorSource
 DEFAULT_BLOCK_BYTES = 128 << 20
 LEAST_BLOCK_BYTES = 8 << 20
 
+# A block's k candidates a query are scored by D64 however few rows it has: blocks of fewer rows
+# than this many times k would spend their time on that.
+ROWS_PER_CANDIDATE = 64
+
 # Without an order for its size, a search has this many blocks a worker: enough to even out
 # workers of unlike speed, few enough to spend no time on merging. Arbitrary.
 BLOCKS_PER_WORKER = 4
@@ -94,7 +98,8 @@ def plan_blocks(
     least = max(LEAST_BLOCK_BYTES, row_bytes)
     if block_bytes is None:
         share = source.n_rows * row_bytes // max(1, n_workers * BLOCKS_PER_WORKER) + row_bytes
-        block_bytes = max(least, min(DEFAULT_BLOCK_BYTES, share))
+        enough = ROWS_PER_CANDIDATE * (shape.k + kernel.SPARE) * row_bytes
+        block_bytes = max(least, min(DEFAULT_BLOCK_BYTES, max(share, enough)))
         while block_bytes > least and not _fits(shape, block_bytes, allowance):
             block_bytes = max(least, block_bytes // 2)
     if block_bytes < row_bytes:

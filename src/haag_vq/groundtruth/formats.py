@@ -187,9 +187,10 @@ def _read_npz(path: Path) -> TruthFile:
 
 def _write_ibin(truth: TruthFile, path: Path) -> None:
     with open(path, "wb") as file:
-        np.array(truth.ids.shape, dtype="<u4").tofile(file)
-        _as_int32(truth.ids).tofile(file)
-        truth.distances.astype("<f4").tofile(file)
+        # Not tofile: on a full disk it tells neither the file nor the cause.
+        file.write(np.array(truth.ids.shape, dtype="<u4").tobytes())
+        file.write(_as_int32(truth.ids).tobytes())
+        file.write(truth.distances.astype("<f4").tobytes())
 
 
 def _read_ibin(path: Path) -> TruthFile:
