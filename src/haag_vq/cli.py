@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -45,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
     _end_in_order_when_terminated()
+    if not args.debug:
+        # What matters comes back as an error; what Dask logs while it is closed is noise.
+        for name in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         facts, table = args.run(args)
         print(json.dumps(facts)) if args.json else print_table(table)

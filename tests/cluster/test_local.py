@@ -353,7 +353,7 @@ def test_an_interrupt_ends_the_workers(job: Job) -> None:
     assert out == b""
     # Progress, then one line.
     lines = [line for line in told.decode().splitlines() if not re.match("^[█·]+ ", line)]
-    assert len(lines) == 1
+    assert len(lines) == 1, told.decode()
     assert lines[0].startswith("haag-vq: interrupted")
     wait_until("all processes end", lambda: not job.still_there())
     assert job.left() == []
