@@ -310,15 +310,15 @@ def test_export_renormalizes(tmp_path: Path, run: Run) -> None:
 def test_demo(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def stop(*args: Any) -> None:
-        asked.append(args)
+    def stop(*args: Any, progress: bool) -> None:
+        asked.append((*args, progress))
         raise DataError("far enough")
 
     monkeypatch.setattr(cli, "run_demo", stop)
     code, _, err = run("demo", "--rows", "3_000", "--dim", 16, "--workers", 3, "--out", tmp_path)
     assert code == 1
     assert_one_line(err, "far enough")
-    assert asked == [(str(tmp_path), 3_000, 16, 3)]
+    assert asked == [(str(tmp_path), 3_000, 16, 3, True)]
 
 
 # --- what is wrong with the input ----------------------------------------------------------------

@@ -22,7 +22,14 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from haag_vq.errors import UsageError
-from haag_vq.memory import Projection, check_fits, n_cores, process_allowance
+from haag_vq.memory import (
+    PROCESS_BYTES,
+    Projection,
+    check_fits,
+    n_cores,
+    process_allowance,
+    rss_bytes,
+)
 from haag_vq.partition import Partitions, plan_partitions, widest_gap
 from haag_vq.sources import VectorSource
 
@@ -167,7 +174,9 @@ def read_array(source: VectorSource, n_threads: int | None = None) -> F32:
     """
     threads = n_threads or n_cores()
     projection = Projection(
-        source.n_rows * source.dim * 4, scratch_bytes=threads * source.scratch_bytes
+        source.n_rows * source.dim * 4,
+        scratch_bytes=threads * source.scratch_bytes,
+        process_bytes=max(PROCESS_BYTES, rss_bytes()),
     )
     check_fits(
         f"reading {source.n_rows:,} × {source.dim} vectors into one array",

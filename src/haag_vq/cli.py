@@ -71,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _end_in_order_when_terminated() -> None:
     """Let SIGTERM, which Slurm sends before it kills, end workers and files as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # What is ignored stays so: nohup.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda got, _: sys.exit(128 + got))
 
 
 def _explain(error: Exception) -> int:
@@ -137,11 +140,16 @@ def _ground_truth(args: argparse.Namespace) -> tuple[Any, Rows]:
 
 
 def _export(args: argparse.Namespace) -> tuple[Any, Rows]:
+    _check_out(args.out)
+    if args.run_rows != 1 and args.sample is None:
+        raise UsageError("--run-rows goes with --sample.")
     dataset = _open(args)
     if args.sample is not None:
         dataset = dataset.sample(args.sample, args.seed, args.run_rows)
     elif args.take is not None:
         dataset = dataset.take(_read_rows(args.take))
+    if not dataset.n_rows:
+        raise UsageError(f"{args.take} names no rows: there is nothing to export.")
     line = None if args.quiet else ProgressLine("rows", dataset.n_rows)
     try:
         report = export_vectors(
@@ -158,7 +166,7 @@ def _export(args: argparse.Namespace) -> tuple[Any, Rows]:
 
 
 def _demo(args: argparse.Namespace) -> tuple[Any, Rows]:
-    report = run_demo(args.out, args.rows, args.dim, args.workers or 2)
+    report = run_demo(args.out, args.rows, args.dim, args.workers, progress=not args.quiet)
     return describe_demo(report)
 
 
@@ -172,7 +180,7 @@ def _read_rows(path: str) -> np.ndarray[Any, np.dtype[Any]]:
             return rows
         with open(path) as file:
             return np.array([int(line) for line in file if line.strip()], dtype=np.int64)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: row numbers must be integers, one a line: {error}") from error
 
 
@@ -216,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"haag-vq {__version__}")
     common = _Parser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print one JSON object")
+    common.add_argument("--json", action="store_true", help="print JSON, one line")
     common.add_argument("--quiet", action="store_true", help="no progress")
     common.add_argument("--debug", action="store_true", help="show the trace of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from haag_vq.cluster import Connection, connect
 from haag_vq.data import open_dataset
+from haag_vq.errors import UsageError
 from haag_vq.groundtruth import GroundTruth, ground_truth
 from haag_vq.plots import plot_distances, plot_memory
 
@@ -85,6 +86,7 @@ def run_demo(
     dim: int = DIM,
     n_workers: int = 2,
     k: int = 100,
+    progress: bool = True,
 ) -> DemoReport:
     """Search a synthetic set exactly on local workers, and leave truth and pictures.
 
@@ -97,11 +99,20 @@ def run_demo(
     -----
     Memory: about 400 MiB a worker by default; nothing is read from elsewhere.
     """
+    if n_rows < 1000:
+        raise UsageError(f"a demo of {n_rows:,} vectors: take 1,000 or more (--rows).")
+    n_queries = min(500, n_rows // 10)
     home = Path(directory)
     home.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(f"synthetic:{n_rows}x{dim}", queries="holdout:500")
+    dataset = open_dataset(f"synthetic:{n_rows}x{dim}", queries=f"holdout:{n_queries}")
     with connect("local", jobs=n_workers) as workers, MemoryWatch(workers) as watch:
-        truth = ground_truth(dataset, k=k, metric="cosine", chunk_size=CHUNK_SIZE, progress=True)
+        truth = ground_truth(
+            dataset,
+            k=k,
+            metric="cosine",
+            chunk_size=CHUNK_SIZE,
+            progress=progress,
+        )
     files = (home / "ground_truth.hdf5", home / "memory.png", home / "distances.png")
     truth.save(files[0])
     projected = truth.run.projection.total_bytes if truth.run else 0

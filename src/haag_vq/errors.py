@@ -6,6 +6,9 @@ brings them home from a worker process.
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 
 class HaagVQError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -45,3 +48,11 @@ class CertificateError(HaagVQError, RuntimeError):
 
 class ClusterError(HaagVQError, RuntimeError):
     """Workers could not be started, reached, or kept."""
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return `value` as an int, NumPy's integers included; UsageError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name}={value!r} must be a whole number.") from None

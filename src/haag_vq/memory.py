@@ -125,7 +125,7 @@ def format_bytes(n: float) -> str:
     return f"{n:.3g} TiB"
 
 
-def parse_bytes(text: str | int) -> int:
+def parse_bytes(text: str | float) -> int:
     """Parse ``"128MiB"``, ``"2GB"``, ``"4G"`` (binary, as Slurm's) or a plain number of bytes.
 
     Raises
@@ -133,7 +133,7 @@ def parse_bytes(text: str | int) -> int:
     UsageError
         If it is none of these, or not positive.
     """
-    if isinstance(text, int):
+    if not isinstance(text, str):
         n = float(text)
     else:
         digits = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")

@@ -30,7 +30,7 @@ class ProgressLine:
         self._on_terminal = self._stream.isatty()
 
     def __call__(self, n_done: int) -> None:
-        """Show that `n_done` of the total are done; never goes back."""
+        """Show that `n_done` of the total are done."""
         tenth = 10 * n_done // self._total
         if not self._on_terminal and tenth <= self._tenth:
             return

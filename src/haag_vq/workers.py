@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,9 @@ from haag_vq.memory import (
     process_allowance,
     worker_allowance,
 )
+
+# A nanny restarts its worker in a second or two; without nannies nobody does.
+NO_WORKERS_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +112,7 @@ def run(
         return _run_local(collection, group, progress)
     future = workers.client.compute(collection)
     try:
-        if progress is not None:
-            _watch(workers.client, future, group, n_tasks, progress)
+        _watch(workers.client, future, group, n_tasks, progress)
         return future.result()
     except KilledWorker as error:
         raise ClusterError(
@@ -136,23 +140,37 @@ def _run_local(collection: Any, group: str, progress: Callable[[int], None] | No
 
 
 def _watch(
-    client: Any, future: Any, group: str, n_tasks: int, progress: Callable[[int], None]
+    client: Any, future: Any, group: str, n_tasks: int, progress: Callable[[int], None] | None
 ) -> None:
+    """Wait for `future`; give up where all workers are gone and none will come again."""
+    last_seen = time.monotonic()
     while not future.done():
-        try:
+        with suppress(TimeoutError):
             wait(future, timeout=0.25)
-        except TimeoutError:
-            progress(client.run_on_scheduler(_count_done, group=group, n_tasks=n_tasks))
-    if future.status == "finished":
+            continue
+        n_done, n_workers = client.run_on_scheduler(_look, group=group, n_tasks=n_tasks)
+        if progress is not None:
+            progress(n_done)
+        if n_workers:
+            last_seen = time.monotonic()
+        elif getattr(client.cluster, "loses_workers_for_good", False) and (
+            time.monotonic() - last_seen > NO_WORKERS_SECONDS
+        ):
+            raise ClusterError(
+                f"all workers have been gone for {NO_WORKERS_SECONDS} s, mostly for want of memory: "
+                "the system killed them. Give each more, or use a smaller chunk_size."
+            )
+    if future.status == "finished" and progress is not None:
         progress(n_tasks)
 
 
-def _count_done(dask_scheduler: Any, group: str, n_tasks: int) -> int:
-    """Count, on the scheduler, the tasks of a group that are finished or were and are gone."""
+def _look(dask_scheduler: Any, group: str, n_tasks: int) -> tuple[int, int]:
+    """Count, on the scheduler, a group's tasks that are or were finished, and the workers."""
+    n_workers = len(dask_scheduler.workers)
     found = dask_scheduler.task_groups.get(group)
     if found is None:
-        return 0
+        return 0, n_workers
     unfinished = sum(
         int(found.states[s]) for s in ("waiting", "no-worker", "queued", "processing", "released")
     )
-    return max(0, n_tasks - unfinished)
+    return max(0, n_tasks - unfinished), n_workers

@@ -27,7 +27,7 @@ from distributed import Client
 from haag_vq import connect, ground_truth, load_dummy_dataset, open_dataset
 from haag_vq.cluster import Connection
 from haag_vq.cluster.connect import _remove_stale_keys
-from haag_vq.cluster.local import KEY_DIR_PREFIX
+from haag_vq.cluster.local import KEY_DIR_PREFIX, process_space
 from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.groundtruth import engine
 from haag_vq.memory import machine_memory, n_cores
@@ -166,7 +166,7 @@ def test_keys_are_private(workers: Connection, scratch: Path) -> None:
     pems = sorted(path.name for path in keys.glob("*.pem"))
     assert pems == ["tls_ca_file.pem", "tls_worker_cert.pem", "tls_worker_key.pem"]
     assert {stat.S_IMODE((keys / name).stat().st_mode) for name in pems} == {0o600}
-    assert (keys / "pid").read_text() == str(os.getpid())
+    assert (keys / "pid").read_text() == f"{process_space()} {os.getpid()}"
 
 
 # --- shares --------------------------------------------------------------------------------------
@@ -381,8 +381,10 @@ def test_only_keys_of_dead_processes_are_removed(
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     contents = {
-        f"{KEY_DIR_PREFIX}dead": str(dead.pid),
-        f"{KEY_DIR_PREFIX}live": str(os.getpid()),
+        f"{KEY_DIR_PREFIX}dead": f"{process_space()} {dead.pid}",
+        f"{KEY_DIR_PREFIX}live": f"{process_space()} {os.getpid()}",
+        # Of a process on another node or in another container, which is not seen from here.
+        f"{KEY_DIR_PREFIX}elsewhere": f"another-boot:1 {dead.pid}",
         f"{KEY_DIR_PREFIX}unreadable": "no number",
         "another-dead": str(dead.pid),
     }

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import dask
 from distributed import Client
 
-from haag_vq.cluster.local import KEY_DIR_PREFIX, start_local_cluster, wait_for_workers
+from haag_vq.cluster.local import (
+    KEY_DIR_PREFIX,
+    process_space,
+    start_local_cluster,
+    wait_for_workers,
+)
 from haag_vq.errors import ClusterError, UsageError
 from haag_vq.memory import n_cores, parse_bytes
 
@@ -136,6 +143,7 @@ def connect(
 
 def _attach(address: str) -> Connection:
     try:
+        _check_answers(address)
         # A client that cannot connect would stay Dask's default, and hang what runs after it.
         Client(address, set_as_default=False).close()
         return Connection(Client(address))
@@ -146,13 +154,24 @@ def _attach(address: str) -> Connection:
         ) from error
 
 
+def _check_answers(address: str) -> None:
+    """Raise OSError or ValueError unless something listens at a tcp:// or tls:// address."""
+    scheme, _, place = address.partition("://")
+    host, _, port = place.rpartition(":")
+    if scheme not in ("tcp", "tls") or not host or not port.isdigit():
+        raise ValueError("tcp://HOST:PORT or tls://HOST:PORT is needed")
+    seconds = dask.utils.parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+    socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+
+
 def _remove_stale_keys() -> None:
     """Remove key directories of this user that a killed process left: its scheduler is dead."""
     for path in Path(tempfile.gettempdir()).glob(f"{KEY_DIR_PREFIX}*"):
         try:
             owner = path.stat().st_uid
-            pid = int((path / "pid").read_text())
+            where, pid = (path / "pid").read_text().split()
         except (OSError, ValueError):
             continue
-        if owner == os.getuid() and not Path(f"/proc/{pid}").exists():
+        # Nodes and containers whose processes we cannot see may share a temporary directory.
+        if owner == os.getuid() and where == process_space() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(path, ignore_errors=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import sys
@@ -84,6 +85,9 @@ class _LocalCluster(SpecCluster):  # type: ignore[misc, unused-ignore]
     goodbye then ends the program with a trace of the connection that broke.
     """
 
+    # Nannies restart workers; nobody restarts nannies.
+    loses_workers_for_good = True
+
     async def _close(self) -> None:
         await asyncio.gather(*(worker.close() for worker in self.workers.values()))
         await super()._close()
@@ -119,8 +123,11 @@ def start_local_cluster(
     if n_threads < 1:
         raise UsageError(f"threads={n_threads} of each worker: at least 1 is needed.")
     limit = memory_limit or machine_memory()[0] // n_workers
+    # Dask logs a trace for each connection that ends while it is closed.
+    for name in ("batched", "comm", "core"):
+        logging.getLogger(f"distributed.{name}").setLevel(logging.ERROR)
     keys = Path(tempfile.mkdtemp(prefix=KEY_DIR_PREFIX))
-    (keys / "pid").write_text(str(os.getpid()))
+    (keys / "pid").write_text(f"{process_space()} {os.getpid()}")
     try:
         # The scheduler runs in this process with the security object; workers read files.
         security = Security.temporary()
@@ -157,6 +164,12 @@ def start_local_cluster(
         shutil.rmtree(keys, ignore_errors=True)
         raise
     return cluster, security, keys
+
+
+def process_space() -> str:
+    """Identify the set of processes that this one sees: host and PID namespace, since the boot."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def wait_for_workers(client: Any, n_workers: int, limit: int | None) -> None:

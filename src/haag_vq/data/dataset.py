@@ -15,7 +15,14 @@ from haag_vq.data.sampling import sample_rows
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import ground_truth
 from haag_vq.memory import format_bytes
-from haag_vq.sources import Metric, PrefixSource, RangeSource, TakeSource, VectorSource
+from haag_vq.sources import (
+    Metric,
+    PrefixSource,
+    RangeSource,
+    TakeSource,
+    VectorSource,
+    check_metric,
+)
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -59,7 +66,7 @@ class VectorDataset:
             )
         self.source = source
         self.name = name
-        self.metric = metric
+        self.metric = None if metric is None else check_metric(metric)
         self.query_source = queries
         self._chunk_bytes = chunk_bytes
         self._queries_are_rows = queries_are_rows
@@ -122,7 +129,8 @@ class VectorDataset:
     def compute(self, n_threads: int | None = None) -> F32:
         """Read all vectors into one (n_rows, dim) float32 array with this process's threads.
 
-        Memory: the array, allocated once, and the readers' scratch (1 MiB to 40 MiB a thread).
+        Memory: the array, allocated once, and the readers' scratch: for each thread 1 MiB for row
+        files, about 36 MiB and the footers for Parquet.
 
         Raises
         ------

@@ -38,7 +38,7 @@ def open_dataset(
     where : str or path-like
         A file, a directory, a glob pattern; a name from the catalog (``haag-vq datasets``); or
         ``synthetic:ROWSxDIM[:SEED]``. A directory laid out as the MS MARCO repository is opened
-        as that set, with its own queries.
+        with its own queries (but not taken for that set: it has no metric of its own).
     column : str, optional
         Embedding column of Parquet files; found by itself where there is one.
     queries : str or path-like, optional
@@ -52,7 +52,7 @@ def open_dataset(
     dims : int, optional
         Keep the first so many dimensions, of vectors and queries.
     renormalize : bool
-        Scale shortened vectors to unit length.
+        Scale vectors and queries to unit length, whether `dims` shortens them or not.
     metric : {"l2", "ip", "cosine"}, optional
         The set's own, for ``metric="auto"``; a catalogued set has its publisher's.
     seed : int
@@ -82,9 +82,10 @@ def open_dataset(
             own_column = entry.column if entry else None
             query_source = open_source(query_files, query_column or own_column)
         base = limited(source, limit)
-    if dims is not None:
-        base = PrefixSource(base, dims, renormalize)
-        query_source = query_source and PrefixSource(query_source, dims, renormalize)
+    if dims is not None or renormalize:
+        kept = source.dim if dims is None else dims
+        base = PrefixSource(base, kept, renormalize)
+        query_source = query_source and PrefixSource(query_source, kept, renormalize)
     name = entry.name if entry else str(where)
     own_metric = metric or (entry.metric if entry else None)
     return VectorDataset(base, name, query_source, own_metric, parse_bytes(chunk_size), are_rows)

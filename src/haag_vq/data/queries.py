@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.data.sampling import sample_rows
-from haag_vq.errors import UsageError
+from haag_vq.errors import UsageError, whole_number
 from haag_vq.sources import RangeSource, TakeSource, VectorSource, WithoutSource, open_source
 
-# Held-out rows and a training sample of one seed must not be the same rows.
+# Queries that are drawn and a training sample of one seed must not be the same rows.
 HOLDOUT_SALT = 0x5EED
+QUERY_SAMPLE_SALT = 0xFACE
 
 KINDS = ("first", "holdout", "sample")
 
@@ -40,7 +41,7 @@ class QuerySpec:
         kind, colon, number = path.partition(":")
         if not colon or kind not in KINDS:
             return cls("file", path=path)
-        if not number.isdigit() or int(number) < 1:
+        if not number.isdecimal() or int(number) < 1:
             raise UsageError(f"{path!r}: a positive number of queries must follow {kind}:")
         return cls(kind, int(number))
 
@@ -87,12 +88,15 @@ def split_queries(
         return base, RangeSource(base, 0, min(spec.n, base.n_rows))
     if spec.n > base.n_rows:
         raise UsageError(f"sample:{spec.n} asked of a base of {base.n_rows:,} rows.")
-    return base, TakeSource(base, sample_rows(base.n_rows, spec.n, seed))
+    return base, TakeSource(base, sample_rows(base.n_rows, spec.n, seed ^ QUERY_SAMPLE_SALT))
 
 
 def limited(source: VectorSource, limit: int | None) -> VectorSource:
     """Keep the first `limit` rows, or all when it is None or there are no more."""
-    if limit is None or limit >= source.n_rows:
+    if limit is None:
+        return source
+    limit = whole_number("limit", limit)
+    if limit >= source.n_rows:
         return source
     if limit < 1:
         raise UsageError(f"limit={limit} leaves no rows: take at least 1, or None for all.")

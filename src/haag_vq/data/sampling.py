@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from haag_vq.errors import UsageError
+from haag_vq.errors import UsageError, whole_number
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -43,6 +43,8 @@ def sample_rows(n_rows: int, n: int, seed: int, run_rows: int = 1) -> I64:
     UsageError
         If `n` is not in ``0 … n_rows``, or `run_rows` or `seed` is out of range.
     """
+    n, seed = whole_number("n", n), whole_number("seed", seed)
+    run_rows = whole_number("run_rows", run_rows)
     if not 0 <= n <= n_rows:
         raise UsageError(f"a sample of {n:,} of {n_rows:,} rows: take 0 to that.")
     if run_rows < 1 or seed < 0:

@@ -16,7 +16,8 @@ def load_dummy_dataset(
     ----------
     num_samples, dim : int
     seed : int
-        A set is the same for ever for its (dim, seed); a longer one begins with a shorter one.
+        A set is the same for its (dim, seed) under one version of NumPy; a longer one begins
+        with a shorter one.
     num_queries : int
         The first so many vectors are the queries, at most all.
 

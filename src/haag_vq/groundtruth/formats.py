@@ -40,7 +40,16 @@ I64 = NDArray[np.int64]
 _HDF5_METRICS = {"l2": "euclidean", "cosine": "angular", "ip": "ip"}
 
 # What h5py, NumPy and zipfile raise at malformed files.
-_MALFORMED = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_MALFORMED = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from haag_vq.errors import DataError
 from haag_vq.groundtruth.formats import TruthFile, read_truth, write_truth
 from haag_vq.memory import Projection, format_bytes
-from haag_vq.sources import Metric
+from haag_vq.sources import Metric, check_metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def load_ground_truth(path: str | os.PathLike[str], metric: Metric | None = None
     return GroundTruth(
         truth.ids,
         truth.distances,
-        cast(Metric, stored or metric),
+        check_metric(stored or metric),
         int(truth.attributes.get("n_rows", 0)),
         int(truth.attributes.get("dim", 0)),
         str(truth.attributes.get("base_fingerprint", "")),

@@ -6,21 +6,22 @@ import hashlib
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, cast, get_args, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.arrays import check_whole_rows, read_array
-from haag_vq.errors import DataError, UsageError
+from haag_vq.errors import DataError, UsageError, whole_number
 from haag_vq.groundtruth import d64, graph
 from haag_vq.groundtruth.blocks import SearchShape, plan_blocks
 from haag_vq.groundtruth.part import finalize
 from haag_vq.groundtruth.result import GroundTruth, RunReport
 from haag_vq.memory import Projection, check_fits, format_bytes, needed_limit, parse_bytes
 from haag_vq.progress import ProgressLine
-from haag_vq.sources import ArraySource, Metric, VectorSource
+from haag_vq.sources import ArraySource, Metric, VectorSource, check_metric
+from haag_vq.sources.protocol import STORED_DTYPES
 from haag_vq.workers import Workers, current_workers, run
 
 F32 = NDArray[np.float32]
@@ -93,6 +94,7 @@ def ground_truth(
     ``16·nq·k`` bytes for each part at hand; projected before the run and refused if too much.
     """
     started = time.perf_counter()
+    k = whole_number("k", k)
     chosen = _choose_metric(metric, base)
     xq = _load_queries(queries, base)
     target = base.source if isinstance(base, HasSource) else base
@@ -137,7 +139,7 @@ def ground_truth(
         n_rows,
         dim,
         target.fingerprint if isinstance(target, VectorSource) else "",
-        hashlib.sha256(np.ascontiguousarray(xq).tobytes()).hexdigest(),
+        hashlib.sha256(xq.data).hexdigest(),
         getattr(base, "query_rows", None) if queries is None else None,
         report,
     )
@@ -150,10 +152,8 @@ def _choose_metric(metric: str, base: Any) -> Metric:
             raise UsageError(
                 "metric='auto', but this base has no metric of its own: pass l2, ip or cosine."
             )
-        return cast(Metric, own)
-    if metric not in get_args(Metric):
-        raise UsageError(f"metric {metric!r} is none of 'l2', 'ip', 'cosine', 'auto'.")
-    return cast(Metric, metric)
+        return check_metric(own)
+    return check_metric(metric)
 
 
 def _load_queries(queries: Any, base: Any) -> F32:
@@ -167,7 +167,7 @@ def _load_queries(queries: Any, base: Any) -> F32:
     if isinstance(queries, da.Array):
         queries = queries.compute()
     if not isinstance(queries, VectorSource):
-        queries = ArraySource(np.asarray(queries))
+        queries = ArraySource(np.asarray(queries), name="the array of queries")
     return read_array(queries)
 
 
@@ -199,6 +199,11 @@ def _check_arguments(n_rows: int, dim: int, xq: F32, k: int, metric: Metric) -> 
 
 def _check_array(array: da.Array, shape: SearchShape, workers: Workers) -> Projection:
     """Project the largest task of a foreign array: its own graph's memory is not known."""
+    if array.dtype.name not in STORED_DTYPES:
+        raise UsageError(
+            f"the array holds {array.dtype}; vectors are {', '.join(STORED_DTYPES)}. Convert it "
+            "with .astype('float32')."
+        )
     rows = max((int(n) for n in array.chunks[0]), default=0)
     # The block as Dask delivers it, and its float32 form.
     projection = shape.projection(rows)

@@ -4,7 +4,7 @@ from haag_vq.sources.array import ArraySource
 from haag_vq.sources.concat import ConcatSource
 from haag_vq.sources.open import open_source
 from haag_vq.sources.prefix import PrefixSource
-from haag_vq.sources.protocol import Metric, VectorSource
+from haag_vq.sources.protocol import Metric, VectorSource, check_metric
 from haag_vq.sources.select import RangeSource, TakeSource, WithoutSource
 from haag_vq.sources.synthetic import SyntheticSource
 
@@ -18,5 +18,6 @@ __all__ = [
     "TakeSource",
     "VectorSource",
     "WithoutSource",
+    "check_metric",
     "open_source",
 ]

@@ -33,7 +33,7 @@ class ArraySource(VectorSource):
     file. Memory: none but the array's own, and a piece of 1 MiB for a take that converts.
     """
 
-    def __init__(self, array: AnyArray, first_row: int = 0) -> None:
+    def __init__(self, array: AnyArray, first_row: int = 0, name: str = "the array") -> None:
         array = np.asarray(array)
         if array.ndim != 2 or array.dtype.name not in STORED_DTYPES:
             raise DataError(
@@ -44,6 +44,7 @@ class ArraySource(VectorSource):
             raise DataError(f"an array of shape {array.shape}: rows without dimensions.")
         self._array = array
         self._first_row = first_row
+        self._name = name
         self.n_rows, self.dim = (int(n) for n in array.shape)
         self.dtype = array.dtype
 
@@ -90,12 +91,12 @@ class ArraySource(VectorSource):
 
     def narrow(self, start: int, stop: int) -> ArraySource:
         check_span(self, start, stop)
-        return ArraySource(self._array[start:stop], self._first_row + start)
+        return ArraySource(self._array[start:stop], self._first_row + start, self._name)
 
     def _copy(self, rows: AnyArray, out: F32) -> None:
         to_float32(rows[:, : out.shape[1]], out)
 
     def _check(self, out: F32, at: int | I64) -> None:
-        check = FiniteCheck("the array", self.dtype)
+        check = FiniteCheck(self._name, self.dtype)
         check.look(at, out)
         check.finish()

@@ -82,7 +82,8 @@ def list_files(where: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     if os.path.exists(text):
         return [text]
     if glob.has_magic(text):
-        found = sorted((p for p in glob.glob(text) if os.path.isfile(p)), key=natural_key)
+        matches = glob.glob(text, recursive=True)
+        found = sorted(filter(os.path.isfile, matches), key=natural_key)
         if found:
             return found
         raise SourceNotFoundError(f"no file matches the pattern {text} (from {os.getcwd()}).")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from haag_vq.errors import DataError, UsageError
+from haag_vq.errors import DataError, UsageError, whole_number
 from haag_vq.sources.protocol import (
     F32,
     I64,
@@ -44,6 +44,7 @@ class PrefixSource(WrapperSource):
     """
 
     def __init__(self, source: VectorSource, dims: int, renormalize: bool = False) -> None:
+        dims = whole_number("dims", dims)
         if not 1 <= dims <= source.dim:
             raise UsageError(f"dims={dims} of vectors of dimension {source.dim}: take 1 to that.")
         super().__init__(source, source.n_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,13 @@ Metric = Literal["l2", "ip", "cosine"]
 # Element types that become float32 without doubt about their meaning. float64 is rounded to
 # nearest; int32 and wider are refused, because float32 cannot hold them.
 STORED_DTYPES = ("float32", "float64", "float16", "int8", "uint8")
+
+
+def check_metric(metric: Any) -> Metric:
+    """Return `metric` if it is one; UsageError otherwise."""
+    if metric not in get_args(Metric):
+        raise UsageError(f"metric {metric!r} is none of 'l2', 'ip', 'cosine' (or 'auto').")
+    return cast(Metric, metric)
 
 
 class VectorSource(ABC):

@@ -89,7 +89,11 @@ class TakeSource(WrapperSource):
 
     @property
     def edges(self) -> I64:
-        return np.array([0, self.n_rows], dtype=np.int64)
+        if not self._ascends:
+            return np.array([0, self.n_rows], dtype=np.int64)
+        # Rows of one row group stay together.
+        inside = np.searchsorted(self._rows, self._source.edges)
+        return np.unique(np.append(inside, (0, self.n_rows)))
 
     @property
     def fingerprint(self) -> str:

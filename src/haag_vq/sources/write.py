@@ -26,7 +26,7 @@ PARQUET_COLUMN = "emb"
 
 
 class VectorWriter(ABC):
-    """Takes rows in order and writes them to one file; a context manager.
+    """Takes rows in order and writes them to one file.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class FixedRowWriter(VectorWriter):
 
 
 class ParquetWriter(VectorWriter):
-    """One column ``emb`` of lists, in row groups of 1,000."""
+    """One column ``emb`` of lists, in row groups of at most 1,000."""
 
     def __init__(self, path: Path, n_rows: int, dim: int, dtype: np.dtype[Any]) -> None:
         super().__init__(path, n_rows, dim, dtype)

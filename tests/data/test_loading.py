@@ -1,0 +1,62 @@
+"""Opening by path, pattern and option: what once opened something else without a word."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from haag_vq import ground_truth, open_dataset
+from haag_vq.errors import UsageError
+from tests.support.files import vectors, write_parquet
+
+
+def test_a_pattern_reaches_every_directory_below(tmp_path: Path) -> None:
+    for i, place in enumerate((tmp_path, tmp_path / "a", tmp_path / "a" / "b")):
+        place.mkdir(exist_ok=True)
+        np.save(place / f"x{i}.npy", np.full((10, 2), i, np.float32))
+    assert open_dataset(str(tmp_path / "**" / "*.npy")).n_rows == 30
+
+
+def test_renormalizing_needs_no_fewer_dimensions(tmp_path: Path) -> None:
+    rows = np.arange(1, 21, dtype=np.float32).reshape(5, 4)
+    np.save(tmp_path / "x.npy", rows)
+    dataset = open_dataset(tmp_path / "x.npy", queries="first:2", renormalize=True)
+    np.testing.assert_allclose(np.linalg.norm(dataset.compute(), axis=1), 1, rtol=1e-6)
+    assert dataset.queries is not None
+    np.testing.assert_allclose(np.linalg.norm(dataset.queries, axis=1), 1, rtol=1e-6)
+
+
+def test_sampled_queries_are_not_the_training_sample_of_the_same_seed() -> None:
+    dataset = open_dataset("synthetic:10000x4", queries="sample:200")
+    trained_on = dataset.sample(1000).stored_rows(np.arange(1000))
+    assert dataset.query_rows is not None
+    # A tenth of the set by chance; all of them would be one draw.
+    assert np.isin(dataset.query_rows, trained_on).mean() < 0.3
+
+
+def test_an_unknown_metric_is_refused_where_it_is_said() -> None:
+    with pytest.raises(UsageError, match="metric 'euclidean' is none of"):
+        open_dataset("synthetic:100x4", metric="euclidean")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", [{"limit": 1.5}, {"dims": 2.0}, {"limit": "5"}])
+def test_options_that_count_are_whole_numbers(option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="must be a whole number"):
+        open_dataset("synthetic:100x4", **option)
+
+
+def test_numpy_integers_are_whole_numbers() -> None:
+    dataset = open_dataset("synthetic:100x4", limit=np.int64(50), queries="first:3")  # type: ignore[arg-type]
+    truth = ground_truth(dataset, k=np.int64(5), chunk_size=np.int64(4096))  # type: ignore[arg-type]
+    assert truth.ids.shape == (3, 5)
+    with pytest.raises(UsageError, match=r"k=5\.0 must be a whole number"):
+        ground_truth(dataset, k=5.0)  # type: ignore[arg-type]
+
+
+def test_row_groups_stay_whole_in_a_sample(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "x.parquet", vectors(1000, 4), row_group_size=100)
+    sample = open_dataset(path).sample(500)
+    assert len(sample.source.edges) == 11
+    # Warnings are errors here: blocks of whole row groups cut none of them.
+    assert sample.vectors.numblocks == (1, 1)
