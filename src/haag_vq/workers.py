@@ -157,8 +157,8 @@ def _watch(
             time.monotonic() - last_seen > NO_WORKERS_SECONDS
         ):
             raise ClusterError(
-                f"all workers have been gone for {NO_WORKERS_SECONDS} s, mostly for want of memory: "
-                "the system killed them. Give each more, or use a smaller chunk_size."
+                f"all workers have been gone for {NO_WORKERS_SECONDS} s. Most likely the system "
+                "killed them for want of memory: give each more, or use a smaller chunk_size."
             )
     if future.status == "finished" and progress is not None:
         progress(n_tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -142,16 +143,27 @@ def connect(
 
 
 def _attach(address: str) -> Connection:
+    problem = _why_not(address)
+    if problem is not None:
+        # The client that failed must go now, in this thread: collected later, in the thread that
+        # starts another one, its finalizer waits for the lock of that start (10 s, then an error).
+        gc.collect()
+        raise ClusterError(
+            f"no Dask scheduler answered at {address}: {problem}. Check the address; a tls:// one "
+            "needs certificates in Dask's configuration (distributed.comm.tls)."
+        )
+    return Connection(Client(address))
+
+
+def _why_not(address: str) -> str | None:
+    """Connect and leave again; None if that went well, else what went wrong."""
     try:
         _check_answers(address)
         # A client that cannot connect would stay Dask's default, and hang what runs after it.
         Client(address, set_as_default=False).close()
-        return Connection(Client(address))
     except (OSError, TypeError, ValueError) as error:
-        raise ClusterError(
-            f"no Dask scheduler answered at {address}: {error}. Check the address; a tls:// one "
-            "needs certificates in Dask's configuration (distributed.comm.tls)."
-        ) from error
+        return str(error) or type(error).__name__
+    return None
 
 
 def _check_answers(address: str) -> None:
