@@ -119,7 +119,10 @@ class TakeSource(WrapperSource):
         if not len(rows):
             return self._source.narrow(0, 0)
         low, high = int(rows.min()), int(rows.max()) + 1
-        return TakeSource(self._source.narrow(low, high), rows - low)
+        part = TakeSource(self._source.narrow(low, high), rows - low)
+        # A part of an unordered take that happens to ascend has no edges that the whole lacks.
+        part._ascends = part._ascends and self._ascends
+        return part
 
     def stored_rows(self, rows: I64) -> I64:
         return self._source.stored_rows(self._rows[rows])
