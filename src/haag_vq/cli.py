@@ -1,6 +1,7 @@
-"""The command `haag-vq`: parse, one library call, print.
+"""The command `haag-vq`: parse, run one command, print.
 
-Exit codes: 0 done, 1 the job failed, 2 the command line is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the job failed (or found what it was to look for), 2 the command line is
+wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,31 +14,49 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
 
 from haag_vq import __version__
-from haag_vq.cluster import connect
-from haag_vq.data import CATALOG, VectorDataset, open_dataset
-from haag_vq.demo import DIM, N_ROWS, run_demo
-from haag_vq.errors import DataError, HaagVQError, SourceNotFoundError, UsageError
-from haag_vq.export import DEFAULT_CHUNK_BYTES as EXPORT_CHUNK_BYTES
-from haag_vq.export import export_vectors
-from haag_vq.groundtruth import check_suffix, ground_truth
-from haag_vq.memory import format_bytes, parse_bytes
-from haag_vq.progress import ProgressLine
-from haag_vq.report import (
-    Rows,
-    describe_catalog,
-    describe_dataset,
-    describe_demo,
-    describe_export,
-    print_table,
-    truth_facts,
-    truth_table,
+from haag_vq.commands import (
+    compare,
+    datasets,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    ground_truth,
+    info,
+    merge,
+)
+from haag_vq.errors import HaagVQError, UsageError
+from haag_vq.report import Rows, print_table
+
+
+class Command(Protocol):
+    """What a module of `haag_vq.commands` offers."""
+
+    NAME: str
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None:
+        """Add what the command takes beside the options of all."""
+
+    def run(self, args: argparse.Namespace, /) -> tuple[Any, Rows]:
+        """Do it; returns facts that JSON can hold, and a table for a person."""
+
+
+# In the order of the help.
+COMMANDS: tuple[Command, ...] = (
+    datasets,
+    info,
+    ground_truth,
+    merge,
+    evaluate,
+    compare,
+    export,
+    demo,
+    doctor,
 )
 
 
@@ -51,9 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("distributed", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        facts, table = args.run(args)
+        facts, table = args.command.run(args)
         print(json.dumps(facts)) if args.json else print_table(table)
         sys.stdout.flush()
+        exit_code = getattr(args.command, "exit_code", None)
+        return int(exit_code(facts)) if exit_code else 0
     except KeyboardInterrupt:
         print("haag-vq: interrupted; the workers are gone, no output was written.", file=sys.stderr)
         return 130
@@ -65,7 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         return _explain(error)
-    return 0
 
 
 def _end_in_order_when_terminated() -> None:
@@ -96,120 +116,6 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"haag-vq: note: {message}", file=sys.stderr)
 
 
-def _datasets(args: argparse.Namespace) -> tuple[Any, Rows]:
-    return describe_catalog(CATALOG.values())
-
-
-def _open(args: argparse.Namespace) -> VectorDataset:
-    return open_dataset(
-        args.source,
-        args.column,
-        queries=getattr(args, "queries", None),
-        query_column=getattr(args, "query_column", None),
-        limit=getattr(args, "limit", None),
-        dims=getattr(args, "dims", None),
-        renormalize=getattr(args, "renormalize", False),
-        seed=getattr(args, "seed", 0),
-        cache_dir=args.cache_dir,
-    )
-
-
-def _info(args: argparse.Namespace) -> tuple[Any, Rows]:
-    return describe_dataset(_open(args))
-
-
-def _ground_truth(args: argparse.Namespace) -> tuple[Any, Rows]:
-    check_suffix(args.out)
-    _check_out(args.out)
-    dataset = _open(args)
-    if dataset.query_source is None:
-        raise UsageError(
-            f"{dataset.name} has no queries of its own: pass --queries holdout:N, sample:N, "
-            "first:N or a file."
-        )
-    with connect("local", jobs=args.workers, memory_limit=args.memory_limit):
-        truth = ground_truth(
-            dataset,
-            k=args.k,
-            metric=args.metric,
-            chunk_size=args.chunk_size,
-            progress=not args.quiet,
-        )
-    truth.save(args.out)
-    return truth_facts(truth, args.out), truth_table(truth, args.out)
-
-
-def _export(args: argparse.Namespace) -> tuple[Any, Rows]:
-    _check_out(args.out)
-    if args.run_rows != 1 and args.sample is None:
-        raise UsageError("--run-rows goes with --sample.")
-    dataset = _open(args)
-    if args.sample is not None:
-        dataset = dataset.sample(args.sample, args.seed, args.run_rows)
-    elif args.take is not None:
-        dataset = dataset.take(_read_rows(args.take))
-    if not dataset.n_rows:
-        raise UsageError(f"{args.take} names no rows: there is nothing to export.")
-    line = None if args.quiet else ProgressLine("rows", dataset.n_rows)
-    try:
-        report = export_vectors(
-            dataset.source,
-            args.out,
-            args.dtype,
-            parse_bytes(args.chunk_size),
-            None if line is None else lambda done, _: line(done),
-        )
-    finally:
-        if line is not None:
-            line.close()
-    return describe_export(report)
-
-
-def _demo(args: argparse.Namespace) -> tuple[Any, Rows]:
-    report = run_demo(args.out, args.rows, args.dim, args.workers, progress=not args.quiet)
-    return describe_demo(report)
-
-
-def _read_rows(path: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """Read row numbers from an integer .npy file, or from text with one a line."""
-    if not Path(path).is_file():
-        raise SourceNotFoundError(f"no file of row numbers {path}.")
-    try:
-        if path.endswith(".npy"):
-            rows: np.ndarray[Any, np.dtype[Any]] = np.load(path, allow_pickle=False)
-            return rows
-        with open(path) as file:
-            return np.array([int(line) for line in file if line.strip()], dtype=np.int64)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: row numbers must be integers, one a line: {error}") from error
-
-
-def _check_out(out: str) -> None:
-    """Refuse an output that cannot be created, before the work and not after it."""
-    parent = Path(out).absolute().parent
-    if not parent.is_dir():
-        raise UsageError(f"{out}: there is no directory {parent}; create it first.")
-    if Path(out).is_dir():
-        raise UsageError(f"{out} is a directory; name a file.")
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f"{out}: nothing may be written in {parent}; choose another directory.")
-
-
-def _positive(text: str) -> int:
-    """Parse a whole number of at least 1, with or without underscores."""
-    if not text.replace("_", "").isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
-
-
-def _size(text: str) -> str:
-    try:
-        parse_bytes(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
 class _Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line, as every other error is told."""
 
@@ -227,73 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print JSON, one line")
     common.add_argument("--quiet", action="store_true", help="no progress")
     common.add_argument("--debug", action="store_true", help="show the trace of an error")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, run: Callable[..., Any], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, parents=[common])
-        command.set_defaults(run=run)
-        return command
-
-    add("datasets", _datasets, "list the public sets that have a name here")
-    _add_source(add("info", _info, "say what a set holds, from its headers alone"))
-    _add_ground_truth(add("ground-truth", _ground_truth, "find the exact neighbours of queries"))
-    _add_export(add("export", _export, "write vectors to .npy, .parquet, .fbin, .f16bin, …"))
-    demo = add("demo", _demo, "run the main job on a synthetic set and draw it")
-    demo.add_argument("--rows", type=_positive, default=N_ROWS)
-    demo.add_argument("--dim", type=_positive, default=DIM)
-    demo.add_argument("--workers", type=_positive, default=2)
-    demo.add_argument("--out", default="demo", help="directory to write to (default: demo)")
+    added = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        one = added.add_parser(
+            command.NAME, help=command.HELP, description=command.HELP, parents=[common]
+        )
+        command.add_arguments(one)
+        one.set_defaults(command=command)
     return parser
-
-
-def _add_source(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a file, directory or quoted pattern; a name from `haag-vq datasets`; synthetic:NxD",
-    )
-    command.add_argument("--column", help="embedding column of Parquet files")
-    command.add_argument("--cache-dir", help="where copies of named sets are")
-    command.add_argument("--limit", type=_positive, help="the first so many vectors")
-    command.add_argument("--dims", type=_positive, help="the first so many dimensions")
-    command.add_argument(
-        "--renormalize", action="store_true", help="scale shortened vectors to unit length"
-    )
-    command.add_argument("--seed", type=int, default=0, help="of holdout and sample (default: 0)")
-
-
-def _add_ground_truth(command: argparse.ArgumentParser) -> None:
-    _add_source(command)
-    command.add_argument(
-        "--queries", help="first:N, holdout:N, sample:N or a file (default: the set's own)"
-    )
-    command.add_argument("--query-column", help="embedding column of a Parquet file of queries")
-    command.add_argument("--k", type=_positive, default=100, help="neighbours (default: 100)")
-    command.add_argument(
-        "--metric",
-        choices=("l2", "ip", "cosine", "auto"),
-        default="l2",
-        help="auto: the publisher's (default: l2)",
-    )
-    command.add_argument("--workers", type=_positive, help="processes (default: cores, at most 4)")
-    command.add_argument("--memory-limit", type=_size, help="of each worker, as 2GB")
-    command.add_argument("--chunk-size", type=_size, help="of one block, as 128MiB")
-    command.add_argument("--out", required=True, help=".hdf5, .npz or .ibin")
-
-
-def _add_export(command: argparse.ArgumentParser) -> None:
-    _add_source(command)
-    command.add_argument(
-        "out", metavar="OUT", help=".npy, .parquet, .fbin, .f16bin, .u8bin, .i8bin"
-    )
-    rows = command.add_mutually_exclusive_group()
-    rows.add_argument("--sample", type=_positive, help="so many rows spread over the set")
-    rows.add_argument("--take", help="a file of row numbers: .npy, or text with one a line")
-    command.add_argument(
-        "--run-rows", type=_positive, default=1, help="draw runs of so many rows (default: 1)"
-    )
-    command.add_argument("--dtype", help="float32, float16, float64, int8 or uint8")
-    command.add_argument("--chunk-size", type=_size, default=format_bytes(EXPORT_CHUNK_BYTES))
 
 
 if __name__ == "__main__":

@@ -1,85 +1,16 @@
-"""What the command line prints: facts for machines, and the same as a short table."""
+"""What commands print of an answer: facts for machines, and the same as a short table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from dataclasses import asdict
 from typing import Any
 
-from haag_vq.arrays import DEFAULT_CHUNK_BYTES
-from haag_vq.data import CatalogEntry, VectorDataset
-from haag_vq.demo import DemoReport
-from haag_vq.export import ExportReport
-from haag_vq.groundtruth import GroundTruth
-from haag_vq.memory import format_bytes, process_allowance
-from haag_vq.partition import plan_partitions
+from haag_vq.groundtruth import Findings, GroundTruth
+from haag_vq.memory import format_bytes
 
 Rows = list[tuple[str, str]]
-
-
-def describe_catalog(entries: Iterable[CatalogEntry]) -> tuple[list[dict[str, Any]], Rows]:
-    """Describe the sets that have a name."""
-    listed = list(entries)
-    facts = [
-        {
-            "name": entry.name,
-            "repository": entry.repository,
-            "rows": entry.listed_rows,
-            "dim": entry.dim,
-            "metric": entry.metric,
-            "float32_bytes": entry.listed_rows * entry.dim * 4,
-            "files": entry.n_files,
-            "note": entry.note,
-        }
-        for entry in listed
-    ]
-    rows = [
-        (
-            entry.name,
-            f"{entry.listed_rows:>11,} × {entry.dim:<4}  {entry.metric:<6}  "
-            f"{format_bytes(entry.listed_rows * entry.dim * 4):>8}  {entry.repository}"
-            + (f"  ({entry.note})" if entry.note else ""),
-        )
-        for entry in listed
-    ]
-    return facts, rows
-
-
-def describe_dataset(dataset: VectorDataset) -> tuple[dict[str, Any], Rows]:
-    """Describe a dataset from its headers."""
-    source = dataset.source
-    chunks = plan_partitions(source.edges, source.dim * 4, DEFAULT_CHUNK_BYTES)
-    allowance = process_allowance()
-    facts = {
-        "name": dataset.name,
-        "n_rows": dataset.n_rows,
-        "dim": dataset.dim,
-        "dtype": source.dtype.name,
-        "files": len(source.files),
-        "stored_bytes": source.stored_bytes,
-        "float32_bytes": dataset.nbytes,
-        "partitions": len(chunks),
-        "n_queries": dataset.query_source.n_rows if dataset.query_source else 0,
-        "metric": dataset.metric,
-        "fingerprint": dataset.fingerprint,
-        "allowance_bytes": allowance.bytes,
-    }
-    fits = dataset.nbytes + source.scratch_bytes < allowance.bytes
-    rows = [
-        ("dataset", dataset.name),
-        ("vectors", f"{dataset.n_rows:,} × {dataset.dim}, stored as {source.dtype.name}"),
-        ("files", f"{len(source.files):,}, {format_bytes(source.stored_bytes)} of vectors"),
-        ("as float32", format_bytes(dataset.nbytes)),
-        ("blocks", f"{len(chunks):,} of up to {chunks.max_rows:,} rows"),
-        ("queries", f"{facts['n_queries']:,}" if facts["n_queries"] else "none of its own"),
-        ("metric", dataset.metric or "not said by the publisher"),
-        (
-            "in memory here",
-            f"{'fits' if fits else 'does not fit'}: {format_bytes(allowance.bytes)} may be used "
-            f"({allowance.origin})",
-        ),
-        ("fingerprint", dataset.fingerprint),
-    ]
-    return facts, rows
+"""Names and values of a table, in order."""
 
 
 def truth_facts(truth: GroundTruth, out: str) -> dict[str, Any]:
@@ -95,27 +26,42 @@ def truth_facts(truth: GroundTruth, out: str) -> dict[str, Any]:
         "queries_sha256": truth.queries_sha256,
         "out": out,
     }
+    facts |= {
+        "dataset": truth.dataset,
+        "query_source": truth.query_source,
+        "excluded_self": truth.excluded_self,
+    }
+    if truth.findings is not None:
+        found = asdict(truth.findings)
+        # JSON has no infinity: there is no next neighbour.
+        margin = found.pop("smallest_margin")
+        facts |= {"smallest_margin": margin if math.isfinite(margin) else None, **found}
     if run is not None:
         facts |= {
             "partitions": run.n_partitions,
+            "reused_rows": run.n_reused_rows,
             "seconds": round(run.seconds, 3),
             "peak_rss_bytes": run.peak_rss_bytes,
             "projected_bytes": run.projection.total_bytes,
-            "widened": run.n_widened,
+            "scored": run.tally.n_scored,
+            "widened": run.tally.n_widened,
+            "largest_error": run.tally.largest_error,
         }
     return facts
 
 
 def truth_table(truth: GroundTruth, out: str) -> Rows:
     """Lay out an answer for a person."""
+    self_left_out = ", without themselves" if truth.excluded_self else ""
     rows = [
         ("base", f"{truth.n_rows:,} × {truth.dim}"),
-        ("queries", f"{truth.n_queries:,}, k={truth.k}, {truth.metric}"),
+        ("queries", f"{truth.n_queries:,}, k={truth.k}, {truth.metric}{self_left_out}"),
     ]
     if truth.run is not None:
         run = truth.run
+        reused = f"; {run.n_reused_rows:,} rows were there" if run.n_reused_rows else ""
         rows += [
-            ("blocks", f"{run.n_partitions:,} in {run.seconds:.1f} s"),
+            ("blocks", f"{run.n_partitions:,} in {run.seconds:.1f} s{reused}"),
             (
                 "memory",
                 f"{format_bytes(run.peak_rss_bytes)} peak of the largest worker, "
@@ -123,38 +69,24 @@ def truth_table(truth: GroundTruth, out: str) -> Rows:
             ),
             (
                 "certified",
-                f"all {truth.n_queries:,} queries; {run.n_widened:,} (block, query) pairs "
-                "needed a wider look",
+                f"all {truth.n_queries:,} queries: {run.tally.n_scored:,} pairs scored in float64, "
+                f"float32 off by at most {run.tally.largest_error:.0%} of its bound",
             ),
         ]
+    if truth.findings is not None:
+        rows.append(("met", _findings(truth.findings)))
     return [*rows, ("written", out)]
 
 
-def describe_export(report: ExportReport) -> tuple[dict[str, Any], Rows]:
-    """Describe what was written."""
-    facts = {
-        "n_rows": report.n_rows,
-        "dim": report.dim,
-        "dtype": report.dtype,
-        "written_bytes": report.written_bytes,
-        "projected_bytes": report.projection.total_bytes,
-        "out": report.path,
-    }
-    rows = [
-        ("vectors", f"{report.n_rows:,} × {report.dim} {report.dtype}"),
-        ("written", f"{report.path}, {format_bytes(report.written_bytes)}"),
+def _findings(found: Findings) -> str:
+    told = [
+        f"{found.n_tied:,} queries tied at the last place",
+        f"{found.n_duplicates:,} exact duplicates among neighbours",
+        f"{found.n_self_matches:,} queries that are rows of the base",
     ]
-    return facts, rows
-
-
-def describe_demo(report: DemoReport) -> tuple[dict[str, Any], Rows]:
-    """Describe a run of the demo."""
-    files = [str(path) for path in report.files]
-    facts = truth_facts(report.truth, files[0]) | {"workers": report.n_workers, "files": files}
-    rows = truth_table(report.truth, files[0])
-    rows.insert(2, ("workers", f"{report.n_workers} processes on this machine, over TLS"))
-    rows += [("pictures", f"{files[1]}, {files[2]}")]
-    return facts, rows
+    if found.n_excluded:
+        told.append(f"{found.n_excluded:,} left out")
+    return ", ".join(told)
 
 
 def print_table(rows: Rows) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import dask.array as da
 
 from haag_vq.arrays import plan_for
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import kernel
 from haag_vq.groundtruth.part import combine_bytes
+from haag_vq.groundtruth.workspace import ceilings_bytes
 from haag_vq.memory import Allowance, Projection, check_fits, format_bytes, needed_limit
 from haag_vq.partition import Partitions
 from haag_vq.sources import Metric, VectorSource
@@ -15,9 +19,9 @@ from haag_vq.sources import Metric, VectorSource
 DEFAULT_BLOCK_BYTES = 128 << 20
 LEAST_BLOCK_BYTES = 8 << 20
 
-# A block's k candidates a query are scored by D64 however few rows it has: blocks of fewer rows
-# than this many times k would spend their time on that.
-ROWS_PER_CANDIDATE = 64
+# A process's first block scores k rows a query by D64 however few rows it has: with fewer than this
+# many times k it would spend its time on that.
+ROWS_PER_NEIGHBOUR = 64
 
 # Without an order for its size, a search has this many blocks a worker: enough to even out
 # workers of unlike speed, few enough to spend no time on merging. Arbitrary.
@@ -34,6 +38,7 @@ class SearchShape:
     nq: int
     d: int
     k: int
+    """Length of the lists."""
     metric: Metric
     scratch_bytes: int
     """What reading a block allocates beside it."""
@@ -41,20 +46,26 @@ class SearchShape:
     """Tasks that one worker runs at once."""
     n_rows: int = 1 << 40
     """Rows of the base; they say how many parts can wait to be merged."""
+    n_segments: int = 1
+    """Pieces into which asked prefixes cut the base."""
 
     def projection(self, block_rows: int) -> Projection:
         """Projected bytes of a worker that searches blocks of `block_rows`."""
-        part_bytes = self.nq * self.k * 16
+        part_bytes = self.nq * (self.k * 24 + 32)
         buffer_bytes = block_rows * self.d * 4
         search = kernel.workspace_bytes(block_rows, self.nq, self.d, self.k, self.metric)
         # A merge has no block beside it: what it needs beyond one's place is what counts.
-        merge = part_bytes + combine_bytes(MERGE_WIDTH, self.k)
+        merge = combine_bytes(self.nq, self.k)
+        # Readers work side by side as long as their scratch is small beside the block.
+        scratch = max(self.scratch_bytes, min(buffer_bytes // 4, 16 * self.scratch_bytes))
         return Projection(
             buffer_bytes=buffer_bytes,
-            scratch_bytes=self.scratch_bytes,
-            search_bytes=max(search, merge - buffer_bytes - self.scratch_bytes),
-            # The queries, also while they are received, and parts that wait to be merged.
-            results_bytes=self.nq * self.d * 4 * 2 + self._n_waiting(block_rows) * part_bytes,
+            scratch_bytes=scratch,
+            search_bytes=max(search, merge - buffer_bytes - scratch),
+            # The queries, also while they are received; parts that wait to be merged; ceilings.
+            results_bytes=self.nq * self.d * 4 * 2
+            + self._n_waiting(block_rows) * part_bytes
+            + ceilings_bytes(self.nq, self.k, self.n_segments),
             n_threads=self.n_threads,
         )
 
@@ -72,13 +83,13 @@ class SearchShape:
 
 
 def plan_blocks(
-    source: VectorSource,
+    pieces: Sequence[VectorSource],
     shape: SearchShape,
     n_workers: int,
     allowance: Allowance,
     block_bytes: int | None,
-) -> tuple[Partitions, Projection]:
-    """Cut a source into search blocks that fit the workers' allowance.
+) -> tuple[list[Partitions], Projection]:
+    """Cut pieces of a base into search blocks that fit the workers' allowance.
 
     Parameters
     ----------
@@ -94,11 +105,12 @@ def plan_blocks(
     UsageError
         If not one row fits in the ordered size.
     """
-    row_bytes = source.dim * 4
+    row_bytes = shape.d * 4
     least = max(LEAST_BLOCK_BYTES, row_bytes)
     if block_bytes is None:
-        share = source.n_rows * row_bytes // max(1, n_workers * BLOCKS_PER_WORKER) + row_bytes
-        enough = ROWS_PER_CANDIDATE * (shape.k + kernel.SPARE) * row_bytes
+        n_rows = sum(piece.n_rows for piece in pieces)
+        share = n_rows * row_bytes // max(1, n_workers * BLOCKS_PER_WORKER) + row_bytes
+        enough = ROWS_PER_NEIGHBOUR * shape.k * row_bytes
         block_bytes = max(least, min(DEFAULT_BLOCK_BYTES, max(share, enough)))
         while block_bytes > least and not _fits(shape, block_bytes, allowance):
             block_bytes = max(least, block_bytes // 2)
@@ -107,15 +119,37 @@ def plan_blocks(
             f"a block of {format_bytes(block_bytes)} cannot hold one row of {row_bytes:,} bytes; "
             "raise chunk_size (--chunk-size)."
         )
-    partitions = plan_for(source, block_bytes)
-    projection = shape.projection(partitions.max_rows)
+    plans = [plan_for(piece, block_bytes) for piece in pieces]
+    max_rows = max((plan.max_rows for plan in plans), default=0)
+    projection = shape.projection(max_rows)
     check_fits(
-        f"searching a block of {partitions.max_rows:,} rows for {shape.nq:,} queries, k={shape.k}",
+        f"searching a block of {max_rows:,} rows for {shape.nq:,} queries, k={shape.k}",
         projection,
         allowance,
-        _remedy(shape, partitions.max_rows, allowance),
+        _remedy(shape, max_rows, allowance),
     )
-    return partitions, projection
+    return plans, projection
+
+
+def check_array(array: da.Array, shape: SearchShape, allowance: Allowance) -> Projection:
+    """Project the largest task of a foreign array: its own graph's memory is not known.
+
+    Raises
+    ------
+    InsufficientMemoryError
+        If its largest block does not fit.
+    """
+    rows = max((int(n) for n in array.chunks[0]), default=0)
+    # The block as Dask delivers it, beside its float32 form.
+    stored = rows * shape.d * array.dtype.itemsize
+    projection = replace(shape.projection(rows), scratch_bytes=stored)
+    check_fits(
+        f"searching a block of {rows:,} rows of the array",
+        projection,
+        allowance,
+        f"Rechunk it to fewer rows, or give each worker {format_bytes(needed_limit(projection))}.",
+    )
+    return projection
 
 
 def _fits(shape: SearchShape, block_bytes: int, allowance: Allowance) -> bool:

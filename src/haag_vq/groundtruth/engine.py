@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from haag_vq.groundtruth import openblas
 from haag_vq.memory import n_cores
 
 F32 = NDArray[np.float32]
 
 
-def _choose_blas_kernel() -> None:
-    """Name the BLAS kernel for this process's own CPU, before FAISS loads its OpenBLAS.
-
-    faiss-cpu bundles OpenBLAS 0.3.15, which takes CPUs newer than itself for ancient ones (an
-    SSE3 kernel at a fifth of the speed on recent Intel, an AVX2 one on recent AMD). A cluster
-    mixes CPUs and a forced AVX-512 kernel kills a node without it, so every process looks at
-    its own. A user's own choice stands.
-    """
-    if "OPENBLAS_CORETYPE" in os.environ:
-        return
-    try:
-        cpu = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return
-    flags = next((line.split() for line in cpu.splitlines() if line.startswith("flags")), [])
-    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= set(flags):
-        os.environ["OPENBLAS_CORETYPE"] = "SkylakeX"
-    elif {"avx2", "fma"} <= set(flags):
-        os.environ["OPENBLAS_CORETYPE"] = "Haswell"
-
-
-_choose_blas_kernel()
-import faiss as _faiss  # noqa: E402
+with openblas.kernel_for_this_cpu() as _choice:
+    import faiss as _faiss
 
 faiss: Any = _faiss
 
@@ -59,6 +40,7 @@ def knn(xq: F32, xb: F32, k: int, similarity: bool) -> tuple[F32, NDArray[np.int
     I : (nq, k) int64
         Row numbers in `xb`; -1 where FAISS found fewer than k.
     """
+    check_blas()
     metric = faiss.METRIC_INNER_PRODUCT if similarity else faiss.METRIC_L2
     found: tuple[F32, NDArray[np.int64]] = faiss.knn(xq, xb, k, metric=metric)
     return found
@@ -83,6 +65,14 @@ def use_threads(n: int | None) -> None:
     faiss.omp_set_num_threads(n)
 
 
-def version() -> Any:
-    """Version of faiss, for manifests."""
-    return faiss.__version__
+def blas_report() -> openblas.BlasReport:
+    """Compare the BLAS kernels that FAISS and NumPy got with this process's CPU."""
+    return openblas.BlasReport(openblas.this_cpu(), _choice, openblas.loaded_libraries())
+
+
+@cache
+def check_blas() -> None:
+    """Warn, once a process, where a BLAS kernel is older than the CPU: the search is slow then."""
+    complaint = blas_report().complaint()
+    if complaint is not None:
+        warnings.warn(complaint, stacklevel=2)

@@ -2,9 +2,9 @@
 
 Strategy. A block is read inside the task that searches it, once, whatever the number of
 queries: it never travels and never rests in distributed memory; what leaves a task is its list
-of k neighbours a query. Parts are merged eight at a time as they finish, so no worker holds
-more than a few. A task carries a source narrowed to its block and the key of the queries,
-which is all that its pickle holds.
+of neighbours a query, or, with a checkpoint, only the news that the list is on disk. Parts are
+merged eight at a time as they finish, so no worker holds more than a few. A task carries a source
+narrowed to its block and the key of the queries, which is all that its pickle holds.
 """
 
 from __future__ import annotations
@@ -13,24 +13,18 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import engine
 from haag_vq.groundtruth.blocks import MERGE_WIDTH
-from haag_vq.groundtruth.kernel import Queries, search_block
-from haag_vq.groundtruth.part import Part, combine
-from haag_vq.partition import Partitions
-from haag_vq.sources import ArraySource, Metric, VectorSource
 
 F32 = NDArray[np.float32]
 
@@ -39,96 +33,76 @@ EMBED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """What all blocks of one job are searched for."""
+class Leaf:
+    """One block's task, and its rows."""
 
-    k: int
-    metric: Metric
-    search_threads: int | None
-
-
-class ReadAndSearch:
-    """One block's task: a source narrowed to the block, called with the queries."""
-
-    __slots__ = ("first_id", "search", "source")
-
-    def __init__(self, source: VectorSource, first_id: int, search: Search) -> None:
-        self.source = source
-        self.first_id = first_id
-        self.search = search
-
-    def __call__(self, xq: F32) -> Part:
-        engine.use_threads(self.search.search_threads)
-        xb = np.empty((self.source.n_rows, self.source.dim), np.float32)
-        self.source.read_into(0, xb)
-        return search_block(xb, self.first_id, Queries.of(xq), self.search.k, self.search.metric)
+    task: Callable[..., Any]
+    """Called with what `inputs` compute to, and the queries."""
+    start: int
+    stop: int
+    inputs: tuple[Delayed, ...] = ()
 
 
-class SearchArrayBlock:
-    """A block of a foreign array, searched where Dask computed it."""
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Blocks that follow one another, merged into one result."""
 
-    __slots__ = ("first_id", "search")
-
-    def __init__(self, first_id: int, search: Search) -> None:
-        self.first_id = first_id
-        self.search = search
-
-    def __call__(self, block: Any, xq: F32) -> Part:
-        # Through a source: the block is checked for NaN as stored rows are.
-        source = ArraySource(np.asarray(block), self.first_id)
-        return ReadAndSearch(source, self.first_id, self.search)(xq)
+    leaves: Sequence[Leaf]
+    merge: Callable[[int, int], Callable[..., Any]] = field(repr=False)
+    """Gives for rows ``start:stop`` the function that merges a list of results."""
 
 
-def search_source(
-    source: VectorSource, partitions: Partitions, queries: Any, search: Search
-) -> tuple[Delayed, str]:
-    """Build the graph for a source; returns the merged part and the group of its search tasks.
+def build(branches: Sequence[Branch], queries: Any) -> tuple[Delayed, str]:
+    """Build the graph of a job.
 
     Parameters
     ----------
     queries : (nq, d) float32, or a `SpilledQueries`
+
+    Returns
+    -------
+    Delayed
+        A list with the result of each branch.
+    str
+        The group of the blocks' tasks: their keys are ``(group, i)``.
     """
     job = uuid.uuid4().hex[:12]
-    group = f"search-{job}"
-    graph: dict[Any, Any] = {f"queries-{job}": _queries_task(queries)}
-    for i, (start, stop) in enumerate(partitions):
-        task = ReadAndSearch(source.narrow(start, stop), start, search)
-        graph[group, i] = (task, f"queries-{job}")
-    last = _add_merges(graph, [(group, i) for i in range(len(partitions))], job, search.k)
-    return _delayed(graph, last, ()), group
+    group, given = f"search-{job}", f"queries-{job}"
+    graph: dict[Any, Any] = {given: _queries_task(queries)}
+    inputs: list[Delayed] = []
+    roots: list[Any] = []
+    n = 0
+    for branch in branches:
+        nodes = []
+        for leaf in branch.leaves:
+            graph[group, n] = (leaf.task, *(i.key for i in leaf.inputs), given)
+            inputs += leaf.inputs
+            nodes.append(((group, n), leaf.start, leaf.stop))
+            n += 1
+        roots.append(_add_merges(graph, nodes, f"merge-{job}-{len(roots)}", branch.merge))
+    name = f"ground-truth-{job}"
+    graph[name] = roots
+    return Delayed(name, HighLevelGraph.from_collections(name, graph, inputs)), group
 
 
-def search_array(array: da.Array, queries: Any, search: Search) -> tuple[Delayed, str]:
-    """Build the graph for any Dask array whose blocks hold whole rows."""
-    job = uuid.uuid4().hex[:12]
-    group = f"search-{job}"
-    blocks = array.to_delayed(optimize_graph=True).ravel()
-    graph: dict[Any, Any] = {f"queries-{job}": _queries_task(queries)}
-    start = 0
-    for i, (block, n_rows) in enumerate(zip(blocks, array.chunks[0], strict=True)):
-        graph[group, i] = (SearchArrayBlock(start, search), block.key, f"queries-{job}")
-        start += int(n_rows)
-    last = _add_merges(graph, [(group, i) for i in range(len(blocks))], job, search.k)
-    return _delayed(graph, last, blocks), group
-
-
-def _delayed(graph: dict[Any, Any], key: Any, dependencies: Sequence[Delayed]) -> Delayed:
-    name = f"ground-truth-{uuid.uuid4().hex[:12]}"
-    graph[name] = key
-    return Delayed(name, HighLevelGraph.from_collections(name, graph, dependencies))
-
-
-def _add_merges(graph: dict[Any, Any], keys: list[Any], job: str, k: int) -> Any:
-    """Add a tree of merges over `keys`; return the key of its root."""
+def _add_merges(
+    graph: dict[Any, Any],
+    nodes: list[tuple[Any, int, int]],
+    name: str,
+    merge: Callable[[int, int], Callable[..., Any]],
+) -> Any:
+    """Add a tree of merges over (key, start, stop); return the key of its root."""
     level = 0
-    while len(keys) > 1:
+    while len(nodes) > 1:
         merged = []
-        for j in range(0, len(keys), MERGE_WIDTH):
-            key = (f"merge-{job}", level, j // MERGE_WIDTH)
-            graph[key] = (combine, keys[j : j + MERGE_WIDTH], k)
-            merged.append(key)
-        keys, level = merged, level + 1
-    return keys[0]
+        for j in range(0, len(nodes), MERGE_WIDTH):
+            some = nodes[j : j + MERGE_WIDTH]
+            start, stop = some[0][1], some[-1][2]
+            key = (name, level, j // MERGE_WIDTH)
+            graph[key] = (merge(start, stop), [node[0] for node in some])
+            merged.append((key, start, stop))
+        nodes, level = merged, level + 1
+    return nodes[0][0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.errors import CertificateError
+from haag_vq.groundtruth.merge import merge
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
 
-# What a merge sorts at a time, with the sort's own arrays. Arbitrary: eight lists of 10,000
-# queries, k=100, are merged in a dozen pieces.
-COMBINE_BYTES = 32 << 20
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What finding some neighbours took. It depends on scheduling and is no part of an answer."""
+
+    n_scored: int = 0
+    """(row, query) pairs scored by D64."""
+    n_widened: int = 0
+    """(block, query) pairs whose candidates were too many, or beyond float32's range."""
+    largest_error: float = 0.0
+    """Largest difference between a float32 distance and D64, as a share of its proven bound."""
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.n_scored + other.n_scored,
+            self.n_widened + other.n_widened,
+            max(self.largest_error, other.largest_error),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +47,16 @@ class Part:
     """(nq, w) float64, ascending; +inf where there is no row."""
     ids: I64
     """(nq, w) int64; -1 where there is no row."""
+    hashes: U64
+    """(nq, w) uint64, `d64.row_hashes` of the rows; 0 where there is no row."""
     frontier: F64
     """(nq,) float64: D64 of the frontier, +inf where all rows searched are listed."""
     frontier_ids: I64
-    """(nq,) int64: id of the frontier, -1 where no row of that distance is known to be listed."""
+    """(nq,) int64: id of the frontier, -1 where no row of that distance is known to be listed,
+    the largest int64 where all of that distance are."""
     n_rows: int
     """Rows searched."""
-    n_widened: int = 0
-    """(block, query) pairs for which FAISS's first candidates did not prove enough."""
-
-
-def sort_and_cut(keys: F64, ids: I64, k: int) -> tuple[F64, I64]:
-    """Order each row by (key, id) and keep the first `k`: (nq, w) → (nq, min(w, k))."""
-    order = np.lexsort((ids, keys), axis=-1)[:, :k]
-    return np.take_along_axis(keys, order, -1), np.take_along_axis(ids, order, -1)
+    tally: Tally = Tally()
 
 
 def combine(parts: Sequence[Part], k: int) -> Part:
@@ -51,76 +64,107 @@ def combine(parts: Sequence[Part], k: int) -> Part:
 
     Notes
     -----
-    Memory: the merged part, and `combine_bytes`.
+    Memory: `combine_bytes`, the merged part among them.
     """
-    nq, width = len(parts[0].keys), sum(part.keys.shape[1] for part in parts)
-    keys, ids = np.empty((nq, min(width, k))), np.empty((nq, min(width, k)), np.int64)
-    n_listed = np.empty(nq, np.int64)
-    step = max(1, COMBINE_BYTES // max(1, _sort_bytes(width)))
-    for at in range(0, nq, step):
-        rows = slice(at, at + step)
-        some_keys = np.concatenate([part.keys[rows] for part in parts], axis=1)
-        some_ids = np.concatenate([part.ids[rows] for part in parts], axis=1)
-        n_listed[rows] = (some_ids >= 0).sum(axis=1)
-        keys[rows], ids[rows] = sort_and_cut(some_keys, some_ids, k)
-    # Padding sorts last among equals: an infinite key is never a row's.
-    frontier, frontier_ids = parts[0].frontier, parts[0].frontier_ids
+    merged = parts[0] if parts[0].keys.shape[1] <= k else _merge_two(parts[0], _empty(parts[0]), k)
     for part in parts[1:]:
-        frontier, frontier_ids = _smaller(
-            (frontier, frontier_ids), (part.frontier, part.frontier_ids)
-        )
-    cut = n_listed > k
-    if keys.shape[1] == k:
+        merged = _merge_two(merged, part, k)
+    return merged
+
+
+def combine_bytes(nq: int, k: int) -> int:
+    """Most bytes that `combine` allocates: what is merged so far, and the next."""
+    return 2 * nq * (k * 24 + 32)
+
+
+def _merge_two(a: Part, b: Part, k: int) -> Part:
+    shape = (len(a.keys), min(a.keys.shape[1] + b.keys.shape[1], k))
+    keys, ids, hashes = np.empty(shape), np.empty(shape, np.int64), np.empty(shape, np.uint64)
+    merge(a.keys, a.ids, a.hashes, b.keys, b.ids, b.hashes, keys, ids, hashes)
+    frontier = _smaller((a.frontier, a.frontier_ids), (b.frontier, b.frontier_ids))
+    cut = (a.ids >= 0).sum(axis=1) + (b.ids >= 0).sum(axis=1) > shape[1]
+    if shape[1] == k:
         last = (np.where(cut, keys[:, -1], np.inf), np.where(cut, ids[:, -1], -1))
-        frontier, frontier_ids = _smaller((frontier, frontier_ids), last)
+        frontier = _smaller(frontier, last)
+    return Part(keys, ids, hashes, *frontier, a.n_rows + b.n_rows, a.tally + b.tally)
+
+
+def _empty(like: Part) -> Part:
+    """Return a part without rows, for the same queries."""
+    nq = len(like.keys)
     return Part(
-        keys,
-        ids,
-        frontier,
-        frontier_ids,
-        sum(part.n_rows for part in parts),
-        sum(part.n_widened for part in parts),
+        np.empty((nq, 0)),
+        np.empty((nq, 0), np.int64),
+        np.empty((nq, 0), np.uint64),
+        np.full(nq, np.inf),
+        np.full(nq, -1, np.int64),
+        0,
     )
 
 
-def combine_bytes(n_parts: int, k: int) -> int:
-    """Most bytes that `combine` allocates beside its result."""
-    return max(COMBINE_BYTES, _sort_bytes(n_parts * k))
+def select(part: Part, queries: I64) -> Part:
+    """Part of some of the queries (m,)."""
+    return replace(
+        part,
+        keys=part.keys[queries],
+        ids=part.ids[queries],
+        hashes=part.hashes[queries],
+        frontier=part.frontier[queries],
+        frontier_ids=part.frontier_ids[queries],
+    )
 
 
-def _sort_bytes(width: int) -> int:
-    """Bytes of joined lists of one query, with their order and what sorting takes."""
-    return width * 3 * 16
+def replaced(part: Part, queries: I64, by: Part) -> Part:
+    """`part` with other lists for some of its queries, of the same rows."""
+    width = max(part.keys.shape[1], by.keys.shape[1])
+    keys = np.full((len(part.keys), width), np.inf)
+    ids, hashes = np.full(keys.shape, -1, np.int64), np.zeros(keys.shape, np.uint64)
+    for new, old, mine in ((keys, part.keys, by.keys), (ids, part.ids, by.ids)):
+        new[:, : old.shape[1]] = old
+        new[queries] = -1 if new is ids else np.inf
+        new[queries, : mine.shape[1]] = mine
+    hashes[:, : part.keys.shape[1]] = part.hashes
+    hashes[queries, : by.keys.shape[1]] = by.hashes
+    frontier, frontier_ids = part.frontier.copy(), part.frontier_ids.copy()
+    frontier[queries], frontier_ids[queries] = by.frontier, by.frontier_ids
+    return Part(keys, ids, hashes, frontier, frontier_ids, part.n_rows, part.tally + by.tally)
 
 
-def finalize(part: Part, k: int) -> tuple[F64, I64]:
-    """Check the certificate and return the k nearest keys and ids, both (nq, k).
+def uncertified(part: Part, k: int) -> NDArray[np.bool_]:
+    """Which queries' k nearest are not proven: their k-th key lies beyond the frontier.
+
+    With fewer than k rows in all, every one of them must be listed.
+    """
+    wanted = min(k, part.n_rows)
+    n_listed = (part.ids >= 0).sum(axis=1)
+    if part.keys.shape[1] < wanted or not wanted:
+        return np.asarray(n_listed < wanted)
+    keys, ids = part.keys[:, wanted - 1], part.ids[:, wanted - 1]
+    beyond = (keys > part.frontier) | ((keys == part.frontier) & (ids > part.frontier_ids))
+    return np.asarray((n_listed < wanted) | (beyond & (n_listed < part.n_rows)))
+
+
+def finalize(part: Part, k: int) -> tuple[F64, I64, U64]:
+    """Check the certificate and return the k nearest: keys, ids and hashes, (nq, min(k, n)).
 
     Raises
     ------
     CertificateError
-        If some query's k-th key lies beyond its frontier: the answer is then not proven, and
-        none is given.
+        If some query's answer is not proven; none is given then.
     """
-    if part.keys.shape[1] < k or np.any(part.ids[:, :k] < 0):
+    wrong = np.flatnonzero(uncertified(part, k))
+    if len(wrong):
+        q = int(wrong[0])
+        listed = np.flatnonzero(part.ids[q] >= 0)[:k]
+        last = (part.keys[q, listed[-1]], part.ids[q, listed[-1]]) if len(listed) else "none"
         raise CertificateError(
-            f"fewer than k={k} neighbours came together from {part.n_rows:,} rows: "
-            f"{np.flatnonzero((part.ids >= 0).sum(axis=1) < k)[:10].tolist()} are such queries. "
-            "This is a fault of the program; please report it."
+            f"{len(wrong)} of {len(part.keys)} queries are not certified; query {q}: "
+            f"{len(listed)} of k={k} neighbours among {part.n_rows:,} rows, the last is {last!r}, "
+            f"the frontier is {part.frontier[q]!r}, id {part.frontier_ids[q]}. This is a fault of "
+            "the program; please report it."
         )
-    keys, ids = part.keys[:, :k], part.ids[:, :k]
-    beyond = (keys[:, -1] > part.frontier) | (
-        (keys[:, -1] == part.frontier) & (ids[:, -1] > part.frontier_ids)
-    )
-    if np.any(beyond):
-        q = int(np.flatnonzero(beyond)[0])
-        raise CertificateError(
-            f"{int(beyond.sum())} of {len(keys)} queries are not certified; query {q}: its "
-            f"neighbour {k} has key {keys[q, -1]!r}, id {ids[q, -1]}, the frontier is "
-            f"{part.frontier[q]!r}, id {part.frontier_ids[q]}. This is a fault of the program; "
-            "please report it."
-        )
-    return keys, ids
+    wanted = min(k, part.n_rows)
+    return part.keys[:, :wanted], part.ids[:, :wanted], part.hashes[:, :wanted]
 
 
 def _smaller(a: tuple[F64, I64], b: tuple[F64, I64]) -> tuple[F64, I64]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import platform
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.errors import DataError
+from haag_vq.groundtruth.finish import Findings
 from haag_vq.groundtruth.formats import TruthFile, read_truth, write_truth
+from haag_vq.groundtruth.part import Tally
 from haag_vq.memory import Projection, format_bytes
 from haag_vq.sources import Metric, check_metric
 
@@ -24,8 +30,10 @@ class RunReport:
     """Of the worker that needs most."""
     peak_rss_bytes: int
     """Measured, of the largest worker process since it started."""
-    n_widened: int
-    """(block, query) pairs for which FAISS's candidates had to be widened to prove the answer."""
+    tally: Tally
+    """What scoring and certifying took."""
+    n_reused_rows: int = 0
+    """Rows that a checkpoint had already."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +60,16 @@ class GroundTruth:
     """Of the float32 queries, in C order."""
     query_rows: NDArray[np.int64] | None = None
     """(nq,) rows of the base's files that the queries were (held out, sampled or the first)."""
+    dataset: str = ""
+    """Name of the base."""
+    query_source: str = ""
+    """Where the queries came from."""
+    excluded_self: bool = False
+    """Each query's own row was left out."""
+    findings: Findings | None = None
+    """Ties at the k-th place, duplicates, queries that are rows; None where a file has none."""
+    software: dict[str, str] = field(default_factory=dict)
+    """Versions of what computed it."""
     run: RunReport | None = None
 
     @property
@@ -76,7 +94,13 @@ class GroundTruth:
             "dim": self.dim,
             "base_fingerprint": self.base_fingerprint,
             "queries_sha256": self.queries_sha256,
+            "dataset": self.dataset,
+            "query_source": self.query_source,
+            "excluded_self": self.excluded_self,
+            "software": self.software,
         }
+        if self.findings is not None:
+            attributes["findings"] = asdict(self.findings)
         write_truth(TruthFile(self.ids, self.distances, attributes, self.query_rows), path)
 
     def __repr__(self) -> str:
@@ -127,4 +151,29 @@ def load_ground_truth(path: str | os.PathLike[str], metric: Metric | None = None
         str(truth.attributes.get("base_fingerprint", "")),
         str(truth.attributes.get("queries_sha256", "")),
         truth.query_rows,
+        str(truth.attributes.get("dataset", "")),
+        str(truth.attributes.get("query_source", "")),
+        bool(truth.attributes.get("excluded_self", False)),
+        _findings(truth.attributes.get("findings"), path),
+        dict(truth.attributes.get("software", {})),
     )
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what computes ground truth, for manifests."""
+    packages = ("numpy", "numba", "faiss-cpu", "dask", "distributed")
+    found = {"haag_vq": version("haag_vq"), "python": platform.python_version()}
+    for name in packages:
+        # FAISS is not always installed by this name (conda).
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _findings(stored: Any, path: str | os.PathLike[str]) -> Findings | None:
+    if stored is None:
+        return None
+    try:
+        return Findings(**stored)
+    except TypeError as error:
+        raise DataError(f"{os.fspath(path)}: its findings are not readable: {error}.") from error

@@ -1,0 +1,76 @@
+"""What several commands parse alike: numbers, sizes, the set of vectors, the output."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from haag_vq.data import VectorDataset, open_dataset
+from haag_vq.errors import UsageError
+from haag_vq.memory import parse_bytes
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1, with or without underscores."""
+    if not text.replace("_", "").isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def size(text: str) -> str:
+    """Check a size as ``128MiB``; returns it as it was written, for messages."""
+    try:
+        parse_bytes(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add SOURCE and the options that say which part of it is meant."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a file, directory or quoted pattern; a name from `haag-vq datasets`; synthetic:NxD",
+    )
+    parser.add_argument("--column", help="embedding column of Parquet files")
+    parser.add_argument("--cache-dir", help="where copies of named sets are")
+    parser.add_argument("--limit", type=positive, help="the first so many vectors")
+    parser.add_argument("--dims", type=positive, help="the first so many dimensions")
+    parser.add_argument(
+        "--renormalize", action="store_true", help="scale shortened vectors to unit length"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of holdout and sample (default: 0)")
+
+
+def open_source_of(args: argparse.Namespace) -> VectorDataset:
+    """Open the dataset that parsed arguments name; what a command does not take is left out."""
+    return open_dataset(
+        args.source,
+        args.column,
+        queries=getattr(args, "queries", None),
+        query_column=getattr(args, "query_column", None),
+        limit=getattr(args, "limit", None),
+        dims=getattr(args, "dims", None),
+        renormalize=getattr(args, "renormalize", False),
+        seed=getattr(args, "seed", 0),
+        cache_dir=args.cache_dir,
+    )
+
+
+def check_out(out: str) -> None:
+    """Refuse an output that cannot be created, before the work and not after it.
+
+    Raises
+    ------
+    UsageError
+        If its directory is missing or closed to us, or if it is a directory itself.
+    """
+    parent = Path(out).absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{out}: there is no directory {parent}; create it first.")
+    if Path(out).is_dir():
+        raise UsageError(f"{out} is a directory; name a file.")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{out}: nothing may be written in {parent}; choose another directory.")

@@ -1,0 +1,53 @@
+"""The optional base: vectors by which `evaluate` and `compare` settle what files cannot."""
+
+from __future__ import annotations
+
+import argparse
+
+from haag_vq.commands.arguments import open_source_of, positive
+from haag_vq.data import VectorDataset
+from haag_vq.errors import UsageError
+
+
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """Add --base and the options that say which part of it, and which queries, are meant."""
+    group = parser.add_argument_group("the vectors, as they were given to ground-truth")
+    group.add_argument(
+        "--base",
+        dest="source",
+        metavar="SOURCE",
+        help="a file, directory or quoted pattern; a name from `haag-vq datasets`; synthetic:NxD",
+    )
+    group.add_argument(
+        "--queries", help="first:N, holdout:N, sample:N or a file (default: the set's own)"
+    )
+    group.add_argument("--query-column", help="embedding column of a Parquet file of queries")
+    group.add_argument("--column", help="embedding column of Parquet files")
+    group.add_argument("--cache-dir", help="where copies of named sets are")
+    group.add_argument("--limit", type=positive, help="the first so many vectors")
+    group.add_argument("--dims", type=positive, help="the first so many dimensions")
+    group.add_argument(
+        "--renormalize", action="store_true", help="scale shortened vectors to unit length"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of holdout and sample (default: 0)")
+
+
+def open_base_of(args: argparse.Namespace) -> VectorDataset | None:
+    """Open the base with its queries; None where none is named.
+
+    Raises
+    ------
+    UsageError
+        If queries are named without a base, or a base has none.
+    """
+    if args.source is None:
+        if args.queries is not None:
+            raise UsageError("--queries goes with --base.")
+        return None
+    dataset = open_source_of(args)
+    if dataset.query_source is None:
+        raise UsageError(
+            f"{dataset.name} has no queries of its own: pass --queries as it was given to "
+            "ground-truth."
+        )
+    return dataset

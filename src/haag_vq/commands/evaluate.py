@@ -1,0 +1,100 @@
+"""`haag-vq evaluate`: recall of a file of search results against a file of ground truth."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haag_vq.commands.arguments import positive
+from haag_vq.commands.base import add_base, open_base_of
+from haag_vq.groundtruth.recall import recall
+from haag_vq.groundtruth.result import GroundTruth, load_ground_truth
+from haag_vq.groundtruth.results import SearchResult, read_results
+from haag_vq.report import Rows
+
+NAME = "evaluate"
+HELP = "score search results against ground truth: recall@k, by ids and tie-aware"
+
+# Those that result and truth are wide enough for are reported by default.
+USUAL_K = (1, 10, 100)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the two files, the places to score and the vectors that settle ties."""
+    parser.add_argument(
+        "result", metavar="RESULT", help="ids: .npz, .npy, .ibin, .ivecs or .hdf5, best first"
+    )
+    parser.add_argument("truth", metavar="TRUTH", help="ground truth: .hdf5, .npz or .ibin")
+    parser.add_argument(
+        "--k", type=_several, metavar="K,K,…", help="as 1,10,100 (default: those that there are)"
+    )
+    parser.add_argument(
+        "--metric", choices=("l2", "ip", "cosine"), help="of a TRUTH that does not say: .ibin"
+    )
+    add_base(parser)
+
+
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
+    """Read both files and score the result at each k."""
+    result = read_results(args.result)
+    truth = load_ground_truth(args.truth, args.metric)
+    most = min(result.ids.shape[1], truth.k)
+    wanted = args.k or [k for k in USUAL_K if k <= most] or [most]
+    claims = _claims(result, truth, args.truth)
+    base = open_base_of(args)
+    reports = [
+        recall(result.ids, truth, k, result_distances=claims, base=base) for k in sorted(wanted)
+    ]
+    facts = {
+        "result": args.result,
+        "truth": args.truth,
+        "n_queries": truth.n_queries,
+        "metric": truth.metric,
+        "recall": {
+            str(report.k): {
+                "mean": report.mean,
+                "min": report.min,
+                "strict_mean": report.strict_mean,
+                "duplicates": report.n_duplicates,
+                "padding": report.n_padding,
+                "disbelieved_queries": report.n_disbelieved,
+            }
+            for report in reports
+        },
+    }
+    widest = reports[-1]
+    rows = [("queries", f"{truth.n_queries:,}, {truth.metric}")]
+    rows += [
+        (
+            f"recall@{report.k}",
+            f"{report.mean:.4f}  by ids alone {report.strict_mean:.4f}, worst query "
+            f"{report.min:.4f}",
+        )
+        for report in reports
+    ]
+    notes = (
+        (widest.n_duplicates, "ids returned twice to one query; they count once"),
+        (widest.n_padding, "places without a row (-1)"),
+        (
+            widest.n_disbelieved,
+            "queries judged by ids alone: the result's distances contradict the truth's",
+        ),
+    )
+    return facts, rows + [("note", f"{n:,} {what}") for n, what in notes if n]
+
+
+def _claims(result: SearchResult, truth: GroundTruth, path: str) -> Any:
+    """The result's distances, where they can be held against the truth's."""
+    if result.distances is None or result.metric not in (None, truth.metric):
+        return None
+    if Path(path).suffix.lower() == ".npz":
+        return result.distances
+    # The truth's own were rounded to float32 in its file: no more of the result's can be equal.
+    return np.asarray(result.distances, np.float32)
+
+
+def _several(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]

@@ -1,0 +1,130 @@
+"""`haag-vq ground-truth`: the exact neighbours of queries, written to a file."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from haag_vq.cluster import connect
+from haag_vq.commands.arguments import add_source, check_out, open_source_of, positive, size
+from haag_vq.commands.truths import prefix_list, prefix_outs, row_range, save_truths
+from haag_vq.data import VectorDataset
+from haag_vq.errors import UsageError
+from haag_vq.groundtruth import check_suffix, ground_truth, search_rows
+from haag_vq.memory import format_bytes
+from haag_vq.report import Rows
+
+NAME = "ground-truth"
+HELP = "find the exact neighbours of queries"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the base, the queries, the workers and the file to write."""
+    add_source(parser)
+    parser.add_argument(
+        "--queries", help="first:N, holdout:N, sample:N or a file (default: the set's own)"
+    )
+    parser.add_argument("--query-column", help="embedding column of a Parquet file of queries")
+    parser.add_argument("--k", type=positive, default=100, help="neighbours (default: 100)")
+    parser.add_argument(
+        "--metric",
+        choices=("l2", "ip", "cosine", "auto"),
+        default="l2",
+        help="auto: the publisher's (default: l2)",
+    )
+    parser.add_argument(
+        "--exclude-self", action="store_true", help="leave out each query's own row"
+    )
+    parser.add_argument(
+        "--prefixes",
+        type=prefix_list,
+        help="answers for the first N rows each, as 100000,1000000,all, from one pass",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="keep what is finished there; the same command again does the rest",
+    )
+    parser.add_argument(
+        "--rows",
+        type=row_range,
+        metavar="A:B",
+        help="search these rows only, into --checkpoint, without Dask; `haag-vq merge` finishes",
+    )
+    parser.add_argument("--workers", type=positive, help="processes (default: cores, at most 4)")
+    parser.add_argument("--memory-limit", type=size, help="of each worker, as 2GB")
+    parser.add_argument("--chunk-size", type=size, help="of one block, as 128MiB")
+    parser.add_argument("--out", help=".hdf5, .npz or .ibin")
+
+
+def run(args: argparse.Namespace) -> tuple[Any, Rows]:
+    """Search on workers of this machine and write the answer, or search some rows."""
+    if args.rows is not None:
+        return _run_rows(args)
+    if args.out is None:
+        raise UsageError("--out is needed: a file to write the answer to")
+    outs = prefix_outs(args.out, args.prefixes)
+    for out in outs:
+        check_suffix(out)
+        check_out(out)
+    dataset = _open(args)
+    with connect("local", jobs=args.workers, memory_limit=args.memory_limit):
+        truths = ground_truth(
+            dataset,
+            k=args.k,
+            metric=args.metric,
+            prefixes=args.prefixes or [None],
+            exclude_self=args.exclude_self,
+            checkpoint=args.checkpoint,
+            chunk_size=args.chunk_size,
+            progress=not args.quiet,
+        )
+    return save_truths(truths, outs)
+
+
+def _open(args: argparse.Namespace) -> VectorDataset:
+    dataset = open_source_of(args)
+    if dataset.query_source is None:
+        raise UsageError(
+            f"{dataset.name} has no queries of its own: pass --queries holdout:N, sample:N, "
+            "first:N or a file."
+        )
+    return dataset
+
+
+def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:
+    if args.checkpoint is None:
+        raise UsageError("--rows needs --checkpoint: the directory that all such tasks share.")
+    for name in ("out", "prefixes", "exclude_self", "workers", "memory_limit"):
+        if getattr(args, name):
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} does not go with --rows; give it to `haag-vq merge`.")
+    report = search_rows(
+        _open(args),
+        k=args.k,
+        metric=args.metric,
+        rows=args.rows,
+        checkpoint=args.checkpoint,
+        chunk_size=args.chunk_size,
+        progress=not args.quiet,
+    )
+    facts = {
+        "rows": [report.start, report.stop],
+        "searched_rows": report.n_rows_searched,
+        "partitions": report.n_blocks,
+        "seconds": round(report.seconds, 3),
+        "peak_rss_bytes": report.peak_rss_bytes,
+        "projected_bytes": report.projection.total_bytes,
+        "checkpoint": args.checkpoint,
+    }
+    table = [
+        ("rows", f"{report.start:,}:{report.stop:,}, {report.n_rows_searched:,} of them now"),
+        ("blocks", f"{report.n_blocks:,} in {report.seconds:.1f} s"),
+        (
+            "memory",
+            f"{format_bytes(report.peak_rss_bytes)} peak, "
+            f"{format_bytes(report.projection.total_bytes)} projected",
+        ),
+        ("kept in", args.checkpoint),
+    ]
+    return facts, table

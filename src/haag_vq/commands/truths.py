@@ -1,0 +1,54 @@
+"""Answers for one or several prefixes: how they are asked for, named, written and told."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from haag_vq.groundtruth import GroundTruth
+from haag_vq.report import Rows, truth_facts, truth_table
+
+
+def prefix_list(text: str) -> list[int | None]:
+    """Parse ``100000,1_000_000,all``."""
+    found: list[int | None] = []
+    for word in text.split(","):
+        digits = word.strip().replace("_", "")
+        if word.strip() == "all":
+            found.append(None)
+        elif digits.isdecimal() and int(digits):
+            found.append(int(digits))
+        else:
+            raise argparse.ArgumentTypeError(
+                f"{word!r} is no number of rows; write them as 100000,1000000,all"
+            )
+    return found
+
+
+def row_range(text: str) -> tuple[int, int]:
+    """Parse ``0:1_000_000``."""
+    start, colon, stop = text.replace("_", "").partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of rows; write A:B, A below B")
+    return int(start), int(stop)
+
+
+def prefix_outs(out: str, prefixes: Sequence[int | None] | None) -> list[str]:
+    """Name the file of each prefix: ``truth.hdf5``, and ``truth.100000.hdf5``."""
+    path = Path(out)
+    return [
+        out if prefix is None else str(path.with_suffix(f".{prefix}{path.suffix}"))
+        for prefix in prefixes or [None]
+    ]
+
+
+def save_truths(truths: Sequence[GroundTruth], outs: Sequence[str]) -> tuple[Any, Rows]:
+    """Write each answer and describe them: facts of one, or a list of them."""
+    facts, table = [], []
+    for truth, out in zip(truths, outs, strict=True):
+        truth.save(out)
+        facts.append(truth_facts(truth, out))
+        table += truth_table(truth, out)
+    return (facts[0] if len(facts) == 1 else facts), table

@@ -1,0 +1,207 @@
+"""What a search is asked: base, queries, k, metric and prefixes, read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from haag_vq.arrays import check_whole_rows, read_array
+from haag_vq.errors import DataError, UsageError, whole_number
+from haag_vq.groundtruth import compiled
+from haag_vq.sources import ArraySource, Metric, VectorSource, check_metric
+from haag_vq.sources.protocol import STORED_DTYPES
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+# Lists are longer than k by the query's own row, which may be dropped, and by the next neighbour,
+# whose distance tells whether the k-th place is a tie.
+EXTRA = 2
+
+
+@runtime_checkable
+class HasSource(Protocol):
+    """What a dataset is to the search: something with a source."""
+
+    @property
+    def source(self) -> VectorSource:
+        """Where the rows are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What is asked, of whatever base."""
+
+    xq: F32
+    """(nq, d) float32, finite."""
+    k: int
+    metric: Metric
+    exclude_self: bool
+    dataset: str
+    """Name of the base, where it has one."""
+    query_source: str
+    """Where the queries come from, in words."""
+    query_rows: I64 | None
+    """(nq,) rows of the base's files that the queries were, where they are known to be."""
+
+    @property
+    def width(self) -> int:
+        """Neighbours to find of each query."""
+        return self.k + EXTRA
+
+    @property
+    def queries_sha256(self) -> str:
+        """Of the float32 queries, in C order."""
+        return hashlib.sha256(self.xq.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """A checked question and the base that it is asked of."""
+
+    question: Question
+    target: VectorSource | da.Array
+    ends: tuple[int, ...]
+    """Rows of each asked prefix, in the order asked."""
+
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        """Pieces into which the ends of the prefixes cut the base."""
+        ends = sorted(set(self.ends))
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def fingerprint(self, start: int, stop: int, identity: str | None = None) -> str:
+        """Identity of rows ``start:stop`` of the base; '' for an array that was given none."""
+        if isinstance(self.target, VectorSource):
+            return self.target.narrow(start, stop).fingerprint
+        return "" if identity is None else f"{identity}[{start}:{stop}]"
+
+
+def read_inputs(
+    base: Any,
+    queries: Any,
+    k: int,
+    metric: str,
+    prefixes: Sequence[int | None] | None,
+    exclude_self: bool,
+) -> Inputs:
+    """Check what `ground_truth` was given, and read the queries.
+
+    Raises
+    ------
+    UsageError, DataError
+        As `ground_truth` does.
+    """
+    k = whole_number("k", k)
+    chosen = _choose_metric(metric, base)
+    xq = _load_queries(queries, base)
+    target = base.source if isinstance(base, HasSource) else base
+    if isinstance(target, np.ndarray):
+        target = ArraySource(target)
+    if not isinstance(target, VectorSource | da.Array):
+        raise UsageError(f"cannot search in a {type(base).__name__}; open it with open_dataset().")
+    n_rows, dim = _shape_of(target)
+    _check_queries(xq, dim, chosen)
+    ends = _ends(prefixes, n_rows)
+    _check_k(k, ends, exclude_self)
+    own = queries is None
+    question = Question(
+        xq,
+        k,
+        chosen,
+        exclude_self,
+        str(getattr(base, "name", "")),
+        str(getattr(base, "query_origin", "")) if own else _origin(queries),
+        getattr(base, "query_rows", None) if own else None,
+    )
+    return Inputs(question, target, ends)
+
+
+def _origin(queries: Any) -> str:
+    source = queries.source if isinstance(queries, HasSource) else queries
+    files = source.files if isinstance(source, VectorSource) else ()
+    return ", ".join(files[:3]) if files else "given as an array"
+
+
+def _choose_metric(metric: str, base: Any) -> Metric:
+    if metric == "auto":
+        own = getattr(base, "metric", None)
+        if own is None:
+            raise UsageError(
+                "metric='auto', but this base has no metric of its own: pass l2, ip or cosine."
+            )
+        return check_metric(own)
+    return check_metric(metric)
+
+
+def _load_queries(queries: Any, base: Any) -> F32:
+    """Read queries from wherever they are into one finite (nq, d) float32 array."""
+    if queries is None:
+        queries = getattr(base, "queries", None)
+        if queries is None:
+            raise UsageError("this base has no queries of its own: pass queries=.")
+    if isinstance(queries, HasSource):
+        queries = queries.source
+    if isinstance(queries, da.Array):
+        queries = queries.compute()
+    if not isinstance(queries, VectorSource):
+        queries = ArraySource(np.asarray(queries), name="the array of queries")
+    return read_array(queries)
+
+
+def _shape_of(target: VectorSource | da.Array) -> tuple[int, int]:
+    if isinstance(target, VectorSource):
+        return target.n_rows, target.dim
+    check_whole_rows(target)
+    if target.dtype.name not in STORED_DTYPES:
+        raise UsageError(
+            f"the array holds {target.dtype}; vectors are {', '.join(STORED_DTYPES)}. Convert it "
+            "with .astype('float32')."
+        )
+    return int(target.shape[0]), int(target.shape[1])
+
+
+def _ends(prefixes: Sequence[int | None] | None, n_rows: int) -> tuple[int, ...]:
+    if prefixes is None:
+        return (n_rows,)
+    ends = tuple(n_rows if p is None else whole_number("prefixes", p) for p in prefixes)
+    if not ends:
+        raise UsageError("prefixes is empty: name at least one, or None for all rows.")
+    for end in ends:
+        if not 1 <= end <= n_rows:
+            raise UsageError(f"a prefix of {end:,} rows was asked of a base of {n_rows:,} rows.")
+    return ends
+
+
+def _check_queries(xq: F32, dim: int, metric: Metric) -> None:
+    if xq.shape[1] != dim:
+        raise UsageError(
+            f"the queries have dimension {xq.shape[1]:,}, the base has {dim:,}: "
+            "they must be embedded by one model (or cut to the same dims)."
+        )
+    if not len(xq):
+        raise UsageError("there are no queries.")
+    if metric == "cosine":
+        zero = np.flatnonzero(compiled.squared_norms(xq) == 0)
+        if len(zero):
+            raise DataError(
+                f"{len(zero):,} zero vector(s) among the queries, the first is query "
+                f"{int(zero[0]):,}: the cosine with a zero vector is not defined."
+            )
+
+
+def _check_k(k: int, ends: tuple[int, ...], exclude_self: bool) -> None:
+    least = min(ends)
+    if not 1 <= k <= least:
+        raise UsageError(f"k={k:,} neighbours asked of a base of {least:,} rows: take 1 to that.")
+    if exclude_self and k == least:
+        raise UsageError(
+            f"k={k:,} neighbours beside the query itself asked of a base of {least:,} rows: take "
+            f"1 to {least - 1:,}."
+        )

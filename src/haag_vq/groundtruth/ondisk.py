@@ -1,0 +1,113 @@
+"""Tasks that leave their part on disk: what a lost worker had finished is not lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from haag_vq.errors import DataError
+from haag_vq.groundtruth.checkpoint import Checkpoint
+from haag_vq.groundtruth.intervals import Span, interval_path, read_interval, write_interval
+from haag_vq.groundtruth.part import Part, combine
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A block's task that writes its part, unless it is there."""
+
+    task: Callable[..., Part]
+    directory: str
+    span: Span
+    base_fingerprint: str
+
+    def __call__(self, *given: Any) -> Span:
+        # A task is run again where a worker was lost that had finished it.
+        if not interval_path(self.directory, self.span).exists():
+            part = self.task(*given)
+            write_interval(self.directory, self.span, part, self.base_fingerprint)
+        return self.span
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMerge:
+    """Merges the parts of intervals that fill a span into one file."""
+
+    directory: str
+    span: Span
+    width: int
+    base_fingerprint: str
+
+    def __call__(self, spans: Sequence[Span]) -> Span:
+        if not interval_path(self.directory, self.span).exists():
+            part = read_all(self.directory, spans, self.width)
+            write_interval(self.directory, self.span, part, self.base_fingerprint)
+        return self.span
+
+
+def read_all(directory: str, spans: Sequence[Span], width: int) -> Part:
+    """Read and combine the parts of some intervals, one after the other.
+
+    Raises
+    ------
+    DataError
+        If one of them is gone or damaged.
+    """
+    merged: Part | None = None
+    for span in spans:
+        found = read_interval(directory, span)
+        if found is None:
+            raise DataError(
+                f"{interval_path(directory, span)} was written by this run and is gone or damaged "
+                "now. Run again: the other intervals are kept."
+            )
+        merged = combine([found[0]] if merged is None else [merged, found[0]], width)
+    if merged is None:
+        raise ValueError("no intervals to combine")
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """Keeps every block's part in a checkpoint, and merges them there."""
+
+    checkpoint: Checkpoint
+    width: int
+    n_workers: int
+    fingerprint_of: Callable[[int, int], str]
+
+    def begin(self, n_blocks: int) -> None:
+        """Refuse what the file system has no room for."""
+        self.checkpoint.check_space(
+            projected_bytes(
+                self.checkpoint.manifest.n_queries, self.width, n_blocks, self.n_workers
+            )
+        )
+
+    def block(self, task: Callable[..., Part], start: int, stop: int) -> StoredBlock:
+        """Write the part of the block."""
+        span = (start, stop)
+        return StoredBlock(
+            task, str(self.checkpoint.directory), span, self.fingerprint_of(start, stop)
+        )
+
+    def merge(self, start: int, stop: int) -> StoredMerge:
+        """Merge files into one; what is merged is removed by `Checkpoint.tidy`."""
+        return StoredMerge(
+            str(self.checkpoint.directory),
+            (start, stop),
+            self.width,
+            self.fingerprint_of(start, stop),
+        )
+
+
+def projected_bytes(n_queries: int, width: int, n_blocks: int, n_workers: int) -> int:
+    """Bytes that a checkpoint takes at most while its blocks come in no special order.
+
+    A worker's first block keeps `width` rows a query, its j-th about width/j, for what it knows
+    then. Everything is there twice while it is merged.
+    """
+    per_worker = max(1, n_blocks // n_workers)
+    entries = n_workers * width * (1 + math.log(per_worker))
+    return int(2 * n_queries * (entries * 24 + n_blocks * 20) + n_blocks * 8192)

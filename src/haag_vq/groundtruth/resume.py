@@ -1,0 +1,145 @@
+"""Searching with a checkpoint: only the rows that are not on disk yet, each of them once."""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_left
+
+import numpy as np
+
+from haag_vq.errors import CertificateError, UsageError
+from haag_vq.groundtruth.checkpoint import Checkpoint, Manifest, open_checkpoint
+from haag_vq.groundtruth.cover import cover, cut_at
+from haag_vq.groundtruth.inputs import Inputs
+from haag_vq.groundtruth.intervals import Span, read_interval
+from haag_vq.groundtruth.ondisk import OnDisk, StoredMerge, read_all
+from haag_vq.groundtruth.part import Part, combine, replaced, select, uncertified
+from haag_vq.groundtruth.result import software_versions
+from haag_vq.groundtruth.runner import InMemory, Piece, Runner
+from haag_vq.sources import VectorSource
+
+# Files that were merged are removed now and then while a run goes on. Arbitrary.
+TIDY_SECONDS = 10.0
+
+
+def search(
+    inputs: Inputs, runner: Runner, directory: str | os.PathLike[str], identity: str | None
+) -> tuple[dict[int, Part], int]:
+    """Search what a checkpoint lacks; returns the part of each prefix, and the rows it had.
+
+    Raises
+    ------
+    UsageError
+        If the checkpoint is of another question or base, or in use; or an array has no identity.
+    """
+    if not isinstance(inputs.target, VectorSource) and identity is None:
+        raise UsageError(
+            "a Dask array has no identity of its own to tell a checkpoint from another's: pass "
+            "identity='…', words that change when its content does."
+        )
+
+    def fingerprint_of(start: int, stop: int) -> str:
+        return inputs.fingerprint(start, stop, identity)
+
+    asked = manifest_of(inputs, fingerprint_of(0, max(inputs.ends)))
+    rows = inputs.question.query_rows
+    with open_checkpoint(directory, asked, inputs.question.xq, rows, exclusive=True) as checkpoint:
+        checkpoint.tidy()
+        runner.width = checkpoint.manifest.width
+        spans = checkpoint.verified(0, max(inputs.ends), fingerprint_of)
+        pieces = plan_pieces(inputs, spans)
+        keeping = OnDisk(checkpoint, runner.width, runner.n_workers, fingerprint_of)
+        runner.search(pieces, keeping, tick=_Tidying(checkpoint))
+        n_reused = max(inputs.ends) - sum(piece.stop - piece.start for piece in pieces)
+        compact(checkpoint, max(inputs.ends), keeping)
+        parts = {end: _part_of(inputs, runner, checkpoint, end) for end in set(inputs.ends)}
+    return parts, max(0, n_reused)
+
+
+def manifest_of(inputs: Inputs, base_fingerprint: str) -> Manifest:
+    """Write down a question."""
+    source = inputs.target
+    plain = True
+    if isinstance(source, VectorSource) and source.n_rows:
+        some = np.unique(np.linspace(0, source.n_rows - 1, 1000).astype(np.int64))
+        plain = bool(np.array_equal(source.stored_rows(some), some))
+    return Manifest(
+        inputs.question.metric,
+        inputs.question.k,
+        inputs.question.width,
+        inputs.question.xq.shape[1],
+        len(inputs.question.xq),
+        inputs.question.queries_sha256,
+        tuple(sorted(set(inputs.ends))),
+        base_fingerprint,
+        inputs.question.dataset,
+        inputs.question.query_source,
+        plain,
+        software_versions(),
+    )
+
+
+def plan_pieces(inputs: Inputs, spans: list[Span]) -> list[Piece]:
+    """Choose the rows to search: what some prefix lacks, cut where any of them begins or ends."""
+    ends = sorted(set(inputs.ends))
+    gaps = [gap for end in ends for gap in cover(spans, 0, end)[1]]
+    cuts = [*ends, *(row for gap in gaps for row in gap)]
+    return [Piece(a, b, bisect_left(ends, b)) for a, b in cut_at(gaps, cuts)]
+
+
+def compact(checkpoint: Checkpoint, n_rows: int, keeping: OnDisk) -> None:
+    """Merge the intervals between two cuts into one where they fill it, and tidy up."""
+    checkpoint.tidy()
+    cuts = [0, *(cut for cut in checkpoint.manifest.cuts if cut <= n_rows)]
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        chosen, gaps = cover(checkpoint.spans(), start, stop)
+        if len(chosen) > 1 and not gaps:
+            merge: StoredMerge = keeping.merge(start, stop)
+            merge(chosen)
+    checkpoint.tidy()
+
+
+def _part_of(inputs: Inputs, runner: Runner, checkpoint: Checkpoint, end: int) -> Part:
+    """Combine what the checkpoint has of a prefix, and search again what that leaves unproven.
+
+    Rows may have been left out for a nearer row that is not in this prefix, of a larger base.
+    """
+    chosen, gaps = cover(checkpoint.spans(), 0, end)
+    if gaps:
+        raise CertificateError(
+            f"rows {gaps[0][0]:,}:{gaps[0][1]:,} are not in {checkpoint.directory} after they "
+            "were searched; something removes files there. Run again."
+        )
+    directory = str(checkpoint.directory)
+    part = read_all(directory, chosen, runner.width)
+    wrong = np.flatnonzero(uncertified(part, inputs.question.width))
+    if not len(wrong):
+        return part
+    short, sound = [], []
+    kth = np.full(len(wrong), np.inf)
+    if part.keys.shape[1] >= inputs.question.width:
+        kth = part.keys[wrong, inputs.question.width - 1]
+    for span in chosen:
+        found = read_interval(directory, span)
+        if found is not None:
+            of_wrong = select(found[0], wrong)
+            if np.any((of_wrong.frontier < kth) | ((of_wrong.frontier == kth) & np.isfinite(kth))):
+                short.append(Piece(*span, 0))
+            else:
+                sound.append(of_wrong)
+    redone = runner.search(short, InMemory(runner.width), inputs.question.xq[wrong])
+    return replaced(part, wrong, combine([*sound, *redone], runner.width))
+
+
+class _Tidying:
+    """Tidies a checkpoint when called, but not more often than every `TIDY_SECONDS`."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._next = time.monotonic() + TIDY_SECONDS
+
+    def __call__(self) -> None:
+        if time.monotonic() >= self._next:
+            self._checkpoint.tidy()
+            self._next = time.monotonic() + TIDY_SECONDS
