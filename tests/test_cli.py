@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 import haag_vq
 from haag_vq import cli, load_ground_truth, open_dataset
+from haag_vq.commands import arguments, demo, ground_truth
 from haag_vq.errors import DataError
 from haag_vq.memory import parse_bytes
 from haag_vq.sources import open_source
@@ -68,7 +70,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         context: AbstractContextManager[Any] = dask.config.set(scheduler="sync")
         return context
 
-    monkeypatch.setattr(cli, "connect", connect)
+    monkeypatch.setattr(ground_truth, "connect", connect)
 
 
 def command(*argv: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -314,7 +316,7 @@ def test_demo(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None
         asked.append((*args, progress))
         raise DataError("far enough")
 
-    monkeypatch.setattr(cli, "run_demo", stop)
+    monkeypatch.setattr(demo, "run_demo", stop)
     code, _, err = run("demo", "--rows", "3_000", "--dim", 16, "--workers", 3, "--out", tmp_path)
     assert code == 1
     assert_one_line(err, "far enough")
@@ -466,7 +468,7 @@ def test_a_file_that_changes_between_planning_and_reading(
         write_npy(path, vectors(500, 8, seed=1))
         return haag_vq.connect(*args, **options)
 
-    monkeypatch.setattr(cli, "connect", connect)
+    monkeypatch.setattr(ground_truth, "connect", connect)
     write_npy(tmp_path / "queries.npy", vectors(3, 8))
     code, _, err = run(
         *search(path, tmp_path, "--queries", tmp_path / "queries.npy", "--workers", 1)
@@ -543,7 +545,7 @@ def test_a_wrong_command_line(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("workers were started for nothing")
 
-    monkeypatch.setattr(cli, "connect", refuse)
+    monkeypatch.setattr(ground_truth, "connect", refuse)
     code, printed, err = run(*argv)
     assert (code, printed) == (2, "")
     assert_one_line(err, *told)
@@ -590,7 +592,7 @@ def test_what_nobody_thought_of_is_one_line_too(run: Run, monkeypatch: pytest.Mo
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(cli, "open_dataset", broken)
+    monkeypatch.setattr(arguments, "open_dataset", broken)
     code, _, err = run("info", "synthetic:9x4")
     assert code == 1
     assert_one_line(err, "unexpected ZeroDivisionError: first line", "--debug")
@@ -603,7 +605,7 @@ def test_line_breaks_of_other_libraries_are_taken_out(
     def broken(*_: Any, **__: Any) -> None:
         raise DataError("a.parquet cannot be read:\n  Couldn't deserialize\n")
 
-    monkeypatch.setattr(cli, "open_dataset", broken)
+    monkeypatch.setattr(arguments, "open_dataset", broken)
     code, _, err = run("info", "synthetic:9x4")
     assert code == 1
     assert err == "haag-vq: a.parquet cannot be read: Couldn't deserialize\n"
@@ -624,11 +626,27 @@ def test_a_full_disk_at_the_end_of_a_search_leaves_the_older_file(tmp_path: Path
     assert out.read_bytes() == b"older"
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_commands_finding_can_be_its_exit_code(
+    code: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding = SimpleNamespace(
+        NAME="find",
+        HELP="find something",
+        add_arguments=lambda parser: parser.add_argument("--code", type=int),
+        run=lambda args: ({"code": args.code}, [("code", str(args.code))]),
+        exit_code=lambda facts: facts["code"],
+    )
+    monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, finding))
+    assert run("find", "--code", code, "--json") == (code, f'{{"code": {code}}}\n', "")
+    assert run("find", "--code", code) == (code, f"code  {code}\n", "")
+
+
 def test_an_interrupt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "open_dataset", interrupted)
+    monkeypatch.setattr(arguments, "open_dataset", interrupted)
     code, printed, err = run("info", "synthetic:9x4")
     assert (code, printed) == (130, "")
     assert_one_line(err, "interrupted")

@@ -26,18 +26,24 @@ RANKS = {
     "data": 6,
     "export": 7,
     "plots": 7,
+    "speed": 7,
     "quantize": 8,
     "plan": 9,
     "demo": 10,
     "__init__": 10,  # the front door, of which the command line takes the version
+    "doctor": 11,
     "report": 11,
-    "cli": 12,
-    "__main__": 13,
+    "commands": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 
 # Beside the others: what it may import, and who may import it.
 BESIDE = {
-    "cluster": ({"errors", "atomic", "memory", "progress", "workers"}, {"demo", "cli", "__init__"})
+    "cluster": (
+        {"errors", "atomic", "memory", "progress", "workers"},
+        {"demo", "commands", "__init__"},
+    )
 }
 
 KERNELS = [
@@ -223,14 +229,18 @@ def made(root: Path, **modules: str) -> Package:
         ({"sources__a": "from haag_vq.sources import b"}, []),
         ({"arrays": "from haag_vq import memory"}, []),
         ({"arrays": "import haag_vq.cluster.connect"}, ["arrays imports cluster.connect"]),
-        ({"cli": "from haag_vq.cluster import connect"}, []),
+        ({"commands__info": "from haag_vq.cluster import connect"}, []),
+        ({"cli": "from haag_vq.cluster import connect"}, ["cli imports cluster.connect"]),
+        ({"cli": "from haag_vq.commands import info"}, []),
+        ({"arrays": "from haag_vq.commands import info"}, ["arrays imports commands.info"]),
         ({"cluster__connect": "from haag_vq.arrays import x"}, ["cluster.connect imports arrays"]),
         ({"partition": "import haag_vq.memory"}, ["partition imports memory"]),
         ({"novelty": ""}, ["novelty has no place in the order"]),
     ],
 )
 def test_the_order_is_enforced(modules: dict[str, str], wrong: list[str], tmp_path: Path) -> None:
-    others = {"memory": "", "arrays": "", "sources__b": "", "cluster__connect": ""}
+    others = dict.fromkeys(("memory", "arrays", "sources__b"), "")
+    others |= {"cluster__connect": "", "commands__info": ""}
     assert wrong_imports(made(tmp_path, **{**others, **modules})) == wrong
 
 

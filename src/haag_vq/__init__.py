@@ -11,14 +11,27 @@ from haag_vq.data import (
     load_dummy_dataset,
     open_dataset,
 )
-from haag_vq.groundtruth import GroundTruth, ground_truth, load_ground_truth
+from haag_vq.groundtruth import (
+    Comparison,
+    GroundTruth,
+    RecallReport,
+    compare,
+    ground_truth,
+    load_ground_truth,
+    merge_checkpoint,
+    recall,
+    search_rows,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "GroundTruth",
+    "RecallReport",
     "VectorDataset",
     "__version__",
+    "compare",
     "connect",
     "ground_truth",
     "load_cohere_msmarco_passages",
@@ -28,5 +41,8 @@ __all__ = [
     "load_dbpedia_openai_3072",
     "load_dummy_dataset",
     "load_ground_truth",
+    "merge_checkpoint",
     "open_dataset",
+    "recall",
+    "search_rows",
 ]

@@ -11,10 +11,10 @@ from haag_vq.errors import InsufficientMemoryError, UsageError
 # Dask spills at 70% and pauses a worker at 80% of its limit: what we plan for stays below.
 ALLOWANCE_SHARE = 0.75
 
-# RSS of a worker that has imported numpy, pyarrow, dask, distributed and faiss, connected and
-# run a first task: 131 MiB measured (Python 3.11, NumPy 2.4, pyarrow 26), with 1 to 24 threads of
-# FAISS, and no more after 100 tasks. The rest is for other versions, and for what allocators keep.
-PROCESS_BYTES = 160 << 20
+# RSS of a worker that has imported numpy, numba, pyarrow, dask, distributed and faiss, connected,
+# loaded the compiled search and run a first task: 232 MiB measured (Python 3.11, NumPy 2.4, Numba
+# 0.68, pyarrow 26). The rest is for other versions, and for what allocators keep.
+PROCESS_BYTES = 256 << 20
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import engine
+from haag_vq.groundtruth import blas, engine
 from haag_vq.memory import Allowance, Projection, check_fits
 from haag_vq.sources.convert import to_float32
 
@@ -68,7 +68,7 @@ def measure_speeds(allowance: Allowance, quick: bool = False) -> Speeds:
     rng = np.random.default_rng(0)
     xq = rng.standard_normal((N_QUERIES, DIM), dtype=np.float32)
     xb = rng.standard_normal((most, DIM), dtype=np.float32)
-    engine.use_threads(None)
+    engine.use_threads(blas.thread_count(None))
     tile = xb[: engine.TILE_ROWS]
     _seconds(lambda: engine.knn(xq, tile, K, False))  # threads start, buffers are touched
     a_tile = _seconds(lambda: engine.knn(xq, tile, K, False))

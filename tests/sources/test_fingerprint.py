@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from haag_vq.errors import FileChangedError
 from haag_vq.sources import (
     ArraySource,
     ConcatSource,
     PrefixSource,
+    RangeSource,
     SyntheticSource,
     TakeSource,
     VectorSource,
     WithoutSource,
     open_source,
 )
+from haag_vq.sources.fileio import N_SAMPLES, SAMPLE_BYTES, sample_offsets
 from tests.support.files import list_array, vectors, write_bigann, write_npy, write_parquet
 
 
@@ -55,10 +63,120 @@ def test_does_not_depend_on_where_the_file_lies(path: Path, tmp_path: Path) -> N
     assert open_source(moved).fingerprint == before
 
 
-def test_changes_with_the_modification_time(path: Path) -> None:
+def test_is_kept_by_a_copy_and_by_a_touch(path: Path, tmp_path: Path) -> None:
     before = open_source(path).fingerprint
+    copied = shutil.copy(path, tmp_path / f"copy{path.suffix}")
     set_time(path, 10**18 + 1)
-    assert open_source(path).fingerprint != before
+    assert open_source(copied).fingerprint == before
+    assert open_source(path).fingerprint == before
+
+
+def test_changes_with_any_byte_of_a_small_file(tmp_path: Path) -> None:
+    original = tmp_path / "x.fbin"
+    write_bigann(original, vectors(3, 2))
+    prints = {open_source(original).fingerprint}
+    content = original.read_bytes()
+    for at in range(8, len(content)):
+        other = tmp_path / f"{at}.fbin"
+        other.write_bytes(flipped(content, at))
+        prints.add(open_source(other).fingerprint)
+    assert len(prints) == 1 + 3 * 2 * 4
+
+
+def test_sees_the_sampled_bytes_of_a_large_file_and_no_others(tmp_path: Path) -> None:
+    original = tmp_path / "x.u8bin"
+    size = 8 + 1000 * 1000
+    write_bigann(original, vectors(1000, 1000, "uint8"))
+    before = open_source(original).fingerprint
+    content = original.read_bytes()
+    offsets = sample_offsets(size)
+    seen = [at + i for at in offsets for i in (0, SAMPLE_BYTES - 1)][1:]  # byte 0 is the header's
+    unseen = [at + SAMPLE_BYTES for at in offsets[:-1]]
+    assert offsets[-1] + SAMPLE_BYTES == size
+    for at in (*seen, *unseen):
+        other = tmp_path / f"{at}.u8bin"
+        other.write_bytes(flipped(content, at))
+        assert (open_source(other).fingerprint != before) == (at in seen), at
+        other.unlink()
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@given(st.integers(0, 1 << 50) | st.integers(0, 2 * N_SAMPLES * SAMPLE_BYTES))
+def test_samples_lie_in_the_file_with_its_first_and_last_bytes(size: int) -> None:
+    offsets = sample_offsets(size)
+    assert len(offsets) <= N_SAMPLES
+    if not size:
+        assert offsets == []
+        return
+    assert offsets[0] == 0
+    assert offsets[-1] < size <= offsets[-1] + SAMPLE_BYTES
+    steps = np.diff(offsets)
+    assert (steps >= SAMPLE_BYTES).all() or size <= N_SAMPLES * SAMPLE_BYTES
+    if size <= N_SAMPLES * SAMPLE_BYTES:
+        assert (steps == SAMPLE_BYTES).all()
+
+
+@pytest.fixture
+def n_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many positioned reads there were since it was asked last."""
+    preadv, reads = os.preadv, []
+
+    def counted(fd: int, buffers: list[memoryview], offset: int) -> int:
+        reads.append(offset)
+        return preadv(fd, buffers, offset)
+
+    def since() -> int:
+        n = len(reads)
+        reads.clear()
+        return n
+
+    monkeypatch.setattr(os, "preadv", counted)
+    return since
+
+
+def test_is_read_when_asked_and_once(path: Path, n_reads: Callable[[], int]) -> None:
+    source = open_source(path)
+    source.narrow(1, 3)
+    travelled = pickle.loads(pickle.dumps(source))
+    assert n_reads() == 0
+    whole = source.fingerprint
+    assert n_reads() == len(sample_offsets(path.stat().st_size))
+    assert travelled.fingerprint == whole
+    assert source.narrow(1, 3).fingerprint != whole
+    assert open_source(path).fingerprint == whole
+    assert n_reads() == 0
+
+
+def test_of_a_file_changed_since_it_was_opened_is_refused(path: Path) -> None:
+    source = open_source(path)
+    set_time(path, 10**18 + 1)
+    with pytest.raises(FileChangedError, match=r"changed between planning and reading"):
+        _ = source.fingerprint
+    path.unlink()
+    with pytest.raises(FileChangedError, match="cannot be opened now"):
+        _ = source.fingerprint
+
+
+def test_of_some_rows_stays_when_shards_are_appended_or_the_limit_moves(tmp_path: Path) -> None:
+    shards = []
+    for i, suffix in enumerate((".npy", ".parquet", ".fbin", ".npy")):
+        write(tmp_path / f"{i}{suffix}", n=10 + i)
+        shards.append(open_source(tmp_path / f"{i}{suffix}"))
+    held_out = np.array([3, 9, 10, 22])
+
+    def bases(n_shards: int) -> list[VectorSource]:
+        whole = ConcatSource(shards[:n_shards])
+        return [whole, WithoutSource(whole, held_out), PrefixSource(whole, 4)]
+
+    for start, stop in ((0, 5), (0, 23), (8, 12), (10, 21), (22, 23), (0, 29)):
+        for small, large in zip(bases(3), bases(4), strict=True):
+            expected = small.narrow(start, stop).fingerprint
+            assert large.narrow(start, stop).fingerprint == expected
+            assert RangeSource(large, 0, 29).narrow(start, stop).fingerprint == expected
+            assert RangeSource(large, 0, 30).narrow(start, stop).fingerprint == expected
 
 
 def test_changes_with_the_size(path: Path) -> None:

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
         },
     }
     widest = reports[-1]
-    rows = [("queries", f"{truth.n_queries:,}, {truth.metric}")]
+    without = ", their own rows left out" if truth.excluded_self else ""
+    rows = [("queries", f"{truth.n_queries:,}, {truth.metric}{without}")]
     rows += [
         (
             f"recall@{report.k}",

@@ -77,7 +77,7 @@ def compare(a: GroundTruth, b: GroundTruth, *, base: Any = None, queries: Any = 
     places = _Places.of(a.ids[:, :k], b.ids[:, :k])
     largest_gap = _largest_gap(a.ids[:, :k], keys_a[:, :k], b.ids[:, :k], keys_b[:, :k])
     fingerprints = {"A": a.base_fingerprint, "B": b.base_fingerprint}
-    warnings = _gap_warnings(largest_gap, keys_a[:, :k])
+    warnings = _gap_warnings(largest_gap, keys_a[:, :k]) + _own_row_warnings(a, b)
     if base is None:
         judged = _judge_by_distances(places, (a.ids, keys_a), (b.ids, keys_b), 2 * largest_gap)
     else:
@@ -225,6 +225,13 @@ def _identity_of(a: GroundTruth, b: GroundTruth) -> list[tuple[str, int | str, i
         ("rows of the base", a.n_rows, b.n_rows),
         ("SHA-256 of the queries", a.queries_sha256, b.queries_sha256),
     ]
+
+
+def _own_row_warnings(a: GroundTruth, b: GroundTruth) -> tuple[str, ...]:
+    if a.excluded_self == b.excluded_self:
+        return ()
+    one, other = ("A", "B") if a.excluded_self else ("B", "A")
+    return (f"{one} leaves out each query's own row, {other} does not say so",)
 
 
 def _gap_warnings(largest_gap: float, keys: F64) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ _SOURCES = ("compiled.py", "scan.py", "merge.py", "bounds.py")
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile at the first call, without the GIL, and keep the result for the next process."""
-    directory = _cache_directory()
+    directory = cache_directory()
     if directory is None:
         return numba.njit(nogil=True, error_model="numpy")(function)
     before = numba.config.CACHE_DIR
@@ -47,7 +47,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @cache
-def _cache_directory() -> str | None:
+def cache_directory() -> str | None:
     """Where compiled code is kept: NUMBA_CACHE_DIR, or the user's cache; None if neither can be.
 
     By a digest of all the sources: Numba itself looks only at the file of the function called,

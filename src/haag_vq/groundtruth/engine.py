@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import cache
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.groundtruth import openblas
-from haag_vq.memory import n_cores
 
 F32 = NDArray[np.float32]
 
@@ -46,22 +44,8 @@ def knn(xq: F32, xb: F32, k: int, similarity: bool) -> tuple[F32, NDArray[np.int
     return found
 
 
-def squared_norms_f32(x: F32) -> F32:
-    """Squared norms of rows, summed in float32: (n, d) → (n,)."""
-    out = np.empty(len(x), np.float32)
-    faiss.fvec_norms_L2sqr(faiss.swig_ptr(out), faiss.swig_ptr(x), x.shape[1], len(x))
-    return out
-
-
-def use_threads(n: int | None) -> None:
-    """Let FAISS use `n` threads in the calling thread.
-
-    FAISS's setting is a thread's own, so it is made where the search runs. None: as many as
-    OMP_NUM_THREADS says, which a cluster sets for its workers, else the process's cores.
-    """
-    if n is None:
-        text = os.environ.get("OMP_NUM_THREADS", "")
-        n = int(text) if text.isdigit() and int(text) else n_cores()
+def use_threads(n: int) -> None:
+    """Let FAISS use `n` threads in the calling thread: its setting is a thread's own."""
     faiss.omp_set_num_threads(n)
 
 

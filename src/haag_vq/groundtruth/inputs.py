@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from haag_vq.arrays import check_whole_rows, read_array
 from haag_vq.errors import DataError, UsageError, whole_number
 from haag_vq.groundtruth import compiled
+from haag_vq.groundtruth.precompile import ensure_compiled
 from haag_vq.sources import ArraySource, Metric, VectorSource, check_metric
 from haag_vq.sources.protocol import STORED_DTYPES
 
@@ -98,6 +99,7 @@ def read_inputs(
     UsageError, DataError
         As `ground_truth` does.
     """
+    ensure_compiled()
     k = whole_number("k", k)
     chosen = _choose_metric(metric, base)
     xq = _load_queries(queries, base)

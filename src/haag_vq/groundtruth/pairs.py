@@ -107,6 +107,13 @@ class Vectors:
                 errors[pairs[mine]] = _error(metric, x.shape[1], square**0.5, norms[near], found)
         return Scores(keys, errors)
 
+    def own_keys(self, queries: I64, metric: Metric) -> F64:
+        """D64 of each of these queries (n,) with itself, as a row of the base would have it."""
+        own = self.xq[queries]
+        squares = d64.squared_norms(own)
+        pairs = zip(own, squares, strict=True)
+        return np.array([d64.keys(q[None], q, metric, float(square))[0] for q, square in pairs])
+
     def _read(self, rows: I64, metric: Metric) -> tuple[F32, F64]:
         """Read ascending rows: (n, d) float32, and their norms (n,)."""
         x = np.empty((len(rows), self.source.dim), np.float32)

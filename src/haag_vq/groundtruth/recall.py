@@ -123,7 +123,7 @@ def recall(
         tied |= tied_by_vectors(returned, truth, Vectors.of(base, queries))
     elif result_distances is not None:
         claims = as_claims(result_distances, ids.shape)[:, :k]
-        claimed, n_disbelieved = tied_by_claims(returned, claims, truth.metric)
+        claimed, n_disbelieved = tied_by_claims(returned, claims, truth)
         tied |= claimed
     n_places = k - (keys[:, :k] < returned.kth).sum(axis=1)
     return RecallReport(

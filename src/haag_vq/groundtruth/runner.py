@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import graph, workspace
+from haag_vq.groundtruth import graph
 from haag_vq.groundtruth.blocks import SearchShape, check_array, plan_blocks
 from haag_vq.groundtruth.graph import Branch, Leaf
 from haag_vq.groundtruth.inputs import Inputs
@@ -168,7 +168,6 @@ class Runner:
         finally:
             if line is not None:
                 line.close()
-            self._release()
         self.n_blocks += n_blocks
         return found
 
@@ -247,15 +246,6 @@ class Runner:
         if run_dir is None and client is not None and not _is_local(client):
             run_dir = os.getcwd()
         return graph.spilled(xq, run_dir)
-
-    def _release(self) -> None:
-        """Let the workers give back the buffers of the search."""
-        if self._workers.client is None:
-            workspace.release()
-            return
-        # A cluster that is being closed or has lost its workers holds no buffers either.
-        with suppress(Exception):
-            self._workers.client.run(workspace.release, on_error="ignore")
 
 
 def _rest(leaf: Leaf) -> tuple[int, int, Any]:

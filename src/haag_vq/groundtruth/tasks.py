@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from haag_vq.groundtruth import blas, engine, workspace
 from haag_vq.groundtruth.kernel import Queries, search_block
 from haag_vq.groundtruth.part import Part
+from haag_vq.groundtruth.precompile import ensure_compiled
 from haag_vq.sources import ArraySource, Metric, VectorSource
 
 F32 = NDArray[np.float32]
@@ -44,6 +45,8 @@ class BlockTask:
 
     def __call__(self, xq: F32) -> Part:
         search = self.search
+        ensure_compiled()
+        engine.check_blas()
         n_threads = blas.thread_count(search.search_threads)
         engine.use_threads(n_threads)
         ceilings = workspace.ceilings(search.job, self.segment, search.width)

@@ -13,6 +13,9 @@
    of another convention, of compressed vectors, or wrong.
 4. Otherwise it counts as wrong.
 
+Where the truth left out each query's own row, that row is never right. By vectors it is a row at
+the query's distance to itself; by claims, one row of a query may be nearer than the truth allows.
+
 No claim can be proven. Where it matters, give vectors.
 """
 
@@ -28,7 +31,6 @@ from haag_vq.errors import DataError, UsageError
 from haag_vq.groundtruth.lists import check_within, columns_of, later_copies
 from haag_vq.groundtruth.pairs import Vectors
 from haag_vq.groundtruth.result import GroundTruth
-from haag_vq.sources import Metric
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -128,6 +130,9 @@ def tied_by_vectors(returned: Returned, truth: GroundTruth, vectors: Vectors) ->
             f"{kth[at]:.9g} here (smaller is nearer)."
         )
     gaps = scores.keys[len(queries) :] - kth[place]
+    if truth.excluded_self:
+        own = scores.keys[len(queries) :] == vectors.own_keys(queries, truth.metric)[place]
+        gaps[own] = np.inf
     missed = gaps < -(scores.errors[len(queries) :] + kth_errors[place])
     if missed.any():
         at = int(np.argmax(missed))
@@ -139,21 +144,22 @@ def tied_by_vectors(returned: Returned, truth: GroundTruth, vectors: Vectors) ->
     return tied
 
 
-def tied_by_claims(returned: Returned, claims: Any, metric: Metric) -> tuple[Bools, int]:
+def tied_by_claims(returned: Returned, claims: Any, truth: GroundTruth) -> tuple[Bools, int]:
     """Mark unknown rows that are claimed at the k-th distance; count queries not believed."""
     tolerance = FLOAT32_TOLERANCE if claims.dtype == np.float32 else 0.0
     claimed = claims.astype(np.float64)
-    if metric != "l2":
+    if truth.metric != "l2":
         claimed = -claimed
     scale = np.abs(returned.kth)
-    if metric == "cosine":
+    if truth.metric == "cosine":
         scale = np.maximum(scale, 1.0)
     with np.errstate(invalid="ignore"):  # infinity less infinity is off as well
         # Turned about, so that NaN is off.
         off = ~(np.abs(claimed - returned.keys) <= DISBELIEF * scale)
         too_near = ~(claimed >= returned.kth - DISBELIEF * scale)
         equal = np.abs(claimed - returned.kth) <= tolerance * scale
-    disbelieved = ((returned.listed & off) | (returned.unknown & too_near)).any(axis=1)
+    n_too_near = (returned.unknown & too_near).sum(axis=1)
+    disbelieved = (returned.listed & off).any(axis=1) | (n_too_near > truth.excluded_self)
     return returned.unknown & equal & ~disbelieved[:, None], int(disbelieved.sum())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 F64 = NDArray[np.float64]
+
+# Buffers are kept so long for the next block or job; then the memory is for others. Arbitrary.
+IDLE_SECONDS = 30.0
 
 
 class Workspace:
@@ -83,11 +87,14 @@ class _Ceilings:
 _lock = threading.Lock()
 _idle: list[Workspace] = []
 _ceilings = _Ceilings("")
+_last_use = 0.0
+_janitor: threading.Timer | None = None
 
 
 @contextmanager
 def borrowed() -> Iterator[Workspace]:
     """Yield a workspace that nobody else uses meanwhile."""
+    global _last_use
     with _lock:
         workspace = _idle.pop() if _idle else Workspace()
     try:
@@ -95,6 +102,27 @@ def borrowed() -> Iterator[Workspace]:
     finally:
         with _lock:
             _idle.append(workspace)
+            _last_use = time.monotonic()
+            _watch()
+
+
+def _watch() -> None:
+    """Have idle workspaces given back, `IDLE_SECONDS` after the last block of a job."""
+    global _janitor
+    if _janitor is None:
+        _janitor = threading.Timer(IDLE_SECONDS, _give_back)
+        _janitor.daemon = True
+        _janitor.start()
+
+
+def _give_back() -> None:
+    global _janitor
+    with _lock:
+        _janitor = None
+        if time.monotonic() - _last_use < IDLE_SECONDS:
+            _watch()
+            return
+    release()
 
 
 def ceilings(job: str, segment: int, width: int) -> F64 | None:
@@ -124,7 +152,7 @@ def ceilings_bytes(nq: int, width: int, n_segments: int) -> int:
 
 
 def release() -> None:
-    """Give back the memory of idle workspaces, at the end of a job."""
+    """Give back the memory of idle workspaces."""
     global _ceilings
     with _lock:
         for workspace in _idle:

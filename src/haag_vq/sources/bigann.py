@@ -46,6 +46,4 @@ def open_bigann(path: str | os.PathLike[str]) -> FixedRowSource:
     if dim == 0:
         raise DataError(f"{stamp.path}: its header says dimension 0; is it an {suffix} file?")
     check_body(stamp, HEADER.size, n_rows, dim, dtype)
-    return FixedRowSource(
-        stamp, HEADER.size, n_rows, dim, dtype, stamp.fingerprint(suffix.encode() + header)
-    )
+    return FixedRowSource(stamp, HEADER.size, n_rows, dim, dtype)

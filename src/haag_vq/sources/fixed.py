@@ -42,7 +42,6 @@ class FixedRowSource(VectorSource):
         Where row 0 starts in the file.
     n_rows, dim, dtype
         From the header.
-    fingerprint : str
     first_row : int
         Row of the file that is this source's row 0 (a narrowed source starts later).
 
@@ -60,12 +59,10 @@ class FixedRowSource(VectorSource):
         n_rows: int,
         dim: int,
         dtype: np.dtype[Any],
-        fingerprint: str,
         first_row: int = 0,
     ) -> None:
         self._stamp = stamp
         self._offset_bytes = offset_bytes
-        self._fingerprint = fingerprint
         self._first_row = first_row
         self.n_rows = n_rows
         self.dim = dim
@@ -77,7 +74,10 @@ class FixedRowSource(VectorSource):
 
     @property
     def fingerprint(self) -> str:
-        return f"{self._fingerprint}[{self._first_row}:{self._first_row + self.n_rows}]"
+        # What the header says; its bytes are among those that are sampled.
+        layout = f"rows:{self._offset_bytes}:{self.dim}:{self.dtype.str}"
+        rows = f"[{self._first_row}:{self._first_row + self.n_rows}]"
+        return self._stamp.fingerprint(layout) + rows
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -119,7 +119,6 @@ class FixedRowSource(VectorSource):
             stop - start,
             self.dim,
             self.dtype,
-            self._fingerprint,
             self._first_row + start,
         )
 

@@ -42,8 +42,6 @@ def open_npy(path: str | os.PathLike[str]) -> FixedRowSource:
             # The last two come from NumPy's second look at a header, as one of Python 2.
             raise DataError(f"{stamp.path} is not a readable .npy file: {error}") from error
         offset = file.tell()
-        file.seek(0)
-        header = file.read(offset)
     if dtype.hasobject:
         raise DataError(
             f"{stamp.path} holds Python objects (dtype object), which can only be unpickled, "
@@ -67,4 +65,4 @@ def open_npy(path: str | os.PathLike[str]) -> FixedRowSource:
     if n_rows < 0 or dim < 0 or (n_rows and not dim):
         raise DataError(f"{stamp.path} has shape {shape}: rows without dimensions are no vectors.")
     check_body(stamp, offset, n_rows, dim, dtype)
-    return FixedRowSource(stamp, offset, n_rows, dim, dtype, stamp.fingerprint(header))
+    return FixedRowSource(stamp, offset, n_rows, dim, dtype)

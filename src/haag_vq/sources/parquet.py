@@ -84,9 +84,9 @@ class ParquetSource(VectorSource):
     @property
     def fingerprint(self) -> str:
         # The footer holds every page's place and every column's statistics; its rows and
-        # groups stand for it here, beside the file's size and time.
-        header = f"parquet:{self._column}:{self.dim}:{layout(self._stamp)[0]}".encode()
-        return f"{self._stamp.fingerprint(header)}[{self._start}:{self._start + self.n_rows}]"
+        # groups stand for it here, beside the bytes that are sampled of the file.
+        how = f"parquet:{self._column}:{self.dim}:{layout(self._stamp)[0]}"
+        return f"{self._stamp.fingerprint(how)}[{self._start}:{self._start + self.n_rows}]"
 
     @property
     def starts_anywhere(self) -> bool:

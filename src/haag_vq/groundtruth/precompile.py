@@ -1,0 +1,71 @@
+"""Compiling the search once for a kind of CPU, in a process of its own.
+
+The compiler takes 130 MiB that a process never gives back (measured); loading what it has made
+takes none. So a worker that finds nothing compiled has another process do it, before it reads.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from llvmlite import binding
+
+from haag_vq.groundtruth.compiled import cache_directory
+from haag_vq.groundtruth.kernel import Queries, search_block
+from haag_vq.groundtruth.opening import opening_rows
+from haag_vq.groundtruth.part import combine
+
+# Five seconds measured; a node under load, its files on a network, may take far longer.
+TIMEOUT_SECONDS = 300
+
+
+def ensure_compiled() -> None:
+    """Have the search compiled for this CPU if nobody has; else return at once.
+
+    Where that cannot be (nowhere to keep it, no process to be had) this process compiles for itself
+    when it comes to it.
+    """
+    directory = cache_directory()
+    if directory is None or _marker(directory).exists():
+        return
+    try:
+        with open(Path(directory) / "lock", "a") as lock:
+            # Of many workers that start at once, one compiles and the others wait.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _marker(directory).exists():
+                subprocess.run(
+                    [sys.executable, "-m", "haag_vq.groundtruth.precompile"],
+                    check=True,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=TIMEOUT_SECONDS,
+                )
+                _marker(directory).touch()
+    except (OSError, subprocess.SubprocessError):
+        return
+
+
+def _marker(directory: str) -> Path:
+    cpu = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    return Path(directory) / f"ready-{hashlib.sha256(cpu.encode()).hexdigest()[:16]}"
+
+
+def _compile_all() -> None:
+    """Take every compiled path once."""
+    x = np.random.default_rng(0).standard_normal((2 * opening_rows(1), 2), dtype=np.float32)
+    queries = Queries.of(x[:1].copy())
+    for metric in ("l2", "ip", "cosine"):
+        part = search_block(x, 0, queries, 1, metric)
+    combine([part, part], 1)
+    # Beyond float32's range.
+    far = np.full((1, 2), 3e38, np.float32)
+    search_block(far, 0, Queries.of(far), 1, "l2")
+
+
+if __name__ == "__main__":
+    _compile_all()

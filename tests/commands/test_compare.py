@@ -1,0 +1,96 @@
+"""`haag-vq compare`: what it says first, and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from haag_vq.commands import compare
+from haag_vq.errors import DataError, UsageError
+from haag_vq.groundtruth.result import GroundTruth
+from tests.commands.running import run
+from tests.groundtruth import oracle
+from tests.support.files import vectors, write_npy
+
+N, DIM, NQ, K = 300, 8, 7, 5
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> GroundTruth:
+    """Saved as a.npz, with its base of rows that are there twice, and its queries."""
+    x, xq = np.repeat(vectors(N // 2, DIM), 2, axis=0), vectors(NQ, DIM, seed=1)
+    keys, ids = oracle.neighbours(x, xq, K, "l2")
+    found = GroundTruth(ids, keys, "l2", N, DIM)
+    found.save(tmp_path / "a.npz")
+    write_npy(tmp_path / "base.npy", x)
+    write_npy(tmp_path / "queries.npy", xq)
+    return found
+
+
+def against(truth: GroundTruth, tmp_path: Path, ids: Any, *more: object) -> tuple[Any, Any, int]:
+    """Compare with a truth of other ids: facts, rows, exit code."""
+    dataclasses.replace(truth, ids=ids).save(tmp_path / "b.npz")
+    facts, rows = run(compare, tmp_path / "a.npz", tmp_path / "b.npz", *more)
+    return facts, rows, compare.exit_code(facts)
+
+
+def test_agreement(truth: GroundTruth, tmp_path: Path) -> None:
+    facts, rows, code = against(truth, tmp_path, truth.ids)
+    assert (facts["agree"], facts["verdict"], facts["n_exact"], code) == (True, "agree", NQ, 0)
+    assert rows[0] == ("verdict", "agree")
+    assert rows[1] == ("compared", "7 queries, k=5, l2, by the distances in the files")
+
+
+def test_ties_are_agreement(truth: GroundTruth, tmp_path: Path) -> None:
+    ids = truth.ids.copy()
+    ids[2, [0, 1]] = ids[2, [1, 0]]
+    facts, rows, code = against(truth, tmp_path, ids)
+    assert (facts["agree"], facts["n_ties"], facts["n_reordered"], code) == (True, 1, 1, 0)
+    assert rows[0] == ("verdict", "agree up to ties: 1 of 7 queries")
+    assert rows[-1][1].startswith("query 2, rank 1: A has row ")
+
+
+def test_disagreement_is_a_finding(truth: GroundTruth, tmp_path: Path) -> None:
+    ids = truth.ids.copy()
+    ids[3, 4] = other = next(row for row in range(N) if row // 2 not in ids[3] // 2)
+    vectors = ("--base", tmp_path / "base.npy", "--queries", tmp_path / "queries.npy")
+    facts, rows, code = against(truth, tmp_path, ids, *vectors)
+    assert (facts["agree"], facts["n_errors"], facts["n_wrong_b"], code) == (False, 1, 1, 1)
+    assert rows[0] == ("verdict", "differ: 1 query in error, of 7")
+    assert facts["by_vectors"]
+    (difference,) = facts["differences"]
+    assert (difference["query"], difference["rank"], difference["b_id"]) == (3, 4, other)
+    assert difference["wrong"] == "B"
+
+
+def test_the_undecided_do_not_agree(truth: GroundTruth, tmp_path: Path) -> None:
+    """The twins' second comes first in a file whose distances are rounded."""
+    ids = truth.ids.copy()
+    ids[:, 4] += 1 - 2 * (ids[:, 4] % 2)
+    dataclasses.replace(truth, ids=ids).save(tmp_path / "b.ibin")
+    argv = (tmp_path / "a.npz", tmp_path / "b.ibin", "--metric", "l2")
+    facts, rows = run(compare, *argv)
+    assert facts["n_undecided"] > 0
+    assert compare.exit_code(facts) == 1
+    assert rows[0][1].startswith("undecided: ")
+    assert rows[0][1].endswith("give the vectors")
+    vectors = ("--base", tmp_path / "base.npy", "--queries", tmp_path / "queries.npy")
+    facts, _ = run(compare, *argv, *vectors)
+    assert (facts["n_ties"], compare.exit_code(facts)) == (NQ, 0)
+
+
+def test_what_is_refused(truth: GroundTruth, tmp_path: Path) -> None:
+    dataclasses.replace(truth, dim=9).save(tmp_path / "b.npz")
+    a, b = tmp_path / "a.npz", tmp_path / "b.npz"
+    with pytest.raises(UsageError, match="do not belong together: dimension: 8 and 9"):
+        run(compare, a, b)
+    with pytest.raises(DataError, match="holds l2 distances, metric='ip' was asked for"):
+        run(compare, a, a, "--metric", "ip")
+    with pytest.raises(UsageError, match="pass --queries as it was given to ground-truth"):
+        run(compare, a, a, "--base", tmp_path / "base.npy")
+    with pytest.raises(UsageError, match="--queries goes with --base"):
+        run(compare, a, a, "--queries", "first:7")
