@@ -126,11 +126,17 @@ def _search(source: Any, chunk_bytes: int) -> Any:
     import dask
 
     from haag_vq.groundtruth import graph
+    from haag_vq.groundtruth.runner import InMemory
+    from haag_vq.groundtruth.tasks import BlockTask, Search
     from haag_vq.partition import plan_partitions
 
-    partitions = plan_partitions(source.edges, source.dim * 4, chunk_bytes)
-    search = graph.Search(100, "l2", None)
-    merged, _ = graph.search_source(source, partitions, graph.SpilledQueries("/queries"), search)
+    search = Search("benchmark", 102, "l2", None)
+    leaves = [
+        graph.Leaf(BlockTask(source.narrow(a, b), a, 0, search), a, b)
+        for a, b in plan_partitions(source.edges, source.dim * 4, chunk_bytes)
+    ]
+    branch = graph.Branch(leaves, InMemory(search.width).merge)
+    merged, _ = graph.build([branch], graph.SpilledQueries("/queries"))
     (found,) = dask.optimize(merged)
     return found
 

@@ -43,6 +43,8 @@ class VectorDataset:
         The most that one block of `vectors` takes.
     queries_are_rows : bool
         The queries are rows of the files that `source` reads, not of files of their own.
+    query_origin : str
+        Where the queries come from, in words; their files where it is not said.
 
     Notes
     -----
@@ -58,6 +60,7 @@ class VectorDataset:
         metric: Metric | None = None,
         chunk_bytes: int = DEFAULT_CHUNK_BYTES,
         queries_are_rows: bool = False,
+        query_origin: str = "",
     ) -> None:
         if queries is not None and queries.dim != source.dim:
             raise UsageError(
@@ -70,6 +73,8 @@ class VectorDataset:
         self.query_source = queries
         self._chunk_bytes = chunk_bytes
         self._queries_are_rows = queries_are_rows
+        files = queries.files[:3] if queries is not None and not queries_are_rows else ()
+        self.query_origin = query_origin or ", ".join(files)
 
     @property
     def n_rows(self) -> int:
@@ -198,6 +203,7 @@ class VectorDataset:
             self.metric,
             self._chunk_bytes,
             self._queries_are_rows,
+            self.query_origin,
         )
 
     def stored_rows(self, ids: Any) -> I64:
@@ -219,6 +225,7 @@ class VectorDataset:
             self.metric,
             self._chunk_bytes,
             self._queries_are_rows,
+            self.query_origin,
         )
 
     def __repr__(self) -> str:

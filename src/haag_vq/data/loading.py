@@ -72,10 +72,12 @@ def open_dataset(
         If nothing is there, it is malformed, or an argument does not suit it.
     """
     source, query_files, entry = _locate(os.fspath(where), column, cache_dir)
-    base, query_source, are_rows = source, None, False
+    base, query_source, are_rows, origin = source, None, False, ""
     if queries is not None:
         spec = QuerySpec.parse(queries)
         are_rows = spec.kind != "file"
+        if are_rows:
+            origin = f"{spec.kind}:{spec.n}" + (f", seed {seed}" if spec.kind != "first" else "")
         base, query_source = split_queries(source, spec, limit, seed, query_column)
     else:
         if query_files:
@@ -88,7 +90,8 @@ def open_dataset(
         query_source = query_source and PrefixSource(query_source, kept, renormalize)
     name = entry.name if entry else str(where)
     own_metric = metric or (entry.metric if entry else None)
-    return VectorDataset(base, name, query_source, own_metric, parse_bytes(chunk_size), are_rows)
+    block_bytes = parse_bytes(chunk_size)
+    return VectorDataset(base, name, query_source, own_metric, block_bytes, are_rows, origin)
 
 
 def open_entry(

@@ -32,4 +32,5 @@ def load_dummy_dataset(
     if not num_queries:
         return VectorDataset(source, name)
     base, queries = split_queries(source, spec, None, seed)
-    return VectorDataset(base, name, queries, queries_are_rows=True)
+    origin = f"first:{queries.n_rows}"
+    return VectorDataset(base, name, queries, queries_are_rows=True, query_origin=origin)

@@ -2,22 +2,22 @@
 
 ::
 
-    manifest.json     the question: metric, k, length of lists, queries, and what it was asked of
+    manifest.json     the question, and what it was asked of (`manifest`)
     queries.npy       the queries, (nq, d) float32
     query_rows.npy    the rows of the base's files that they were, where that is known
     rows-A-B.part     the part of rows A:B (`intervals`)
     lock              held while a run lives (`lock`)
+    manifest.lock     held while the files above `rows-A-B.part` are looked at and written
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,43 +28,19 @@ from haag_vq.atomic import written_whole
 from haag_vq.errors import DataError, UsageError, WriteError
 from haag_vq.groundtruth.cover import covered
 from haag_vq.groundtruth.intervals import Span, interval_path, list_intervals, read_interval
-from haag_vq.groundtruth.lock import locked
+from haag_vq.groundtruth.lock import briefly_alone, locked
+from haag_vq.groundtruth.manifest import Manifest as Manifest
+from haag_vq.groundtruth.manifest import agreed, read_manifest, write_manifest
 from haag_vq.memory import format_bytes
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-FORMAT = 1
-
 # A temporary file this old is of a writer that was killed; a living one is done in seconds.
 STALE_SECONDS = 600
 
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a checkpoint is of."""
-
-    metric: str
-    k: int
-    width: int
-    """Length of the lists kept, at least k."""
-    dim: int
-    n_queries: int
-    queries_sha256: str
-    cuts: tuple[int, ...]
-    """Ends of all prefixes asked so far, ascending: no interval is merged over one."""
-    base_fingerprint: str
-    """Of the rows up to the last of them."""
-    dataset: str = ""
-    query_source: str = ""
-    rows_are_stored_rows: bool = True
-    """Row numbers of the base are those of its files: none was left out before."""
-    software: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the largest base asked."""
-        return self.cuts[-1]
+# As `written_whole` names them, of what is written here.
+_TEMPORARY = (".rows-*.part", ".manifest.json.*.part", ".queries.npy.*.part", ".query_rows.*.part")
 
 
 class Checkpoint:
@@ -81,20 +57,35 @@ class Checkpoint:
     def verified(
         self, start: int, stop: int, fingerprint_of: Callable[[int, int], str]
     ) -> list[Span]:
-        """List the sound intervals inside ``start:stop``; damaged ones are removed.
+        """List the sound intervals inside ``start:stop``; damaged ones are removed, with a warning.
+
+        Others, as those of a larger base that was asked before, are neither read nor removed.
 
         Raises
         ------
         UsageError
             If an interval is of other rows than the base has there now.
+        ReadError
+            If one cannot be read.
+
+        Notes
+        -----
+        Reads every one of them: memory of one part and its file. Where two tasks that share the
+        directory meet one that is damaged, the second may remove what the first wrote anew;
+        those rows are then missing, and searched once more.
         """
         sound = []
         for span in self.spans():
             if span[0] < start or span[1] > stop:
                 continue
             found = read_interval(self.directory, span)
-            if found is None or found[0].keys.shape[0] != self.manifest.n_queries:
-                interval_path(self.directory, span).unlink(missing_ok=True)
+            if found is None or len(found[0].keys) != self.manifest.n_queries:
+                path = interval_path(self.directory, span)
+                path.unlink(missing_ok=True)
+                warnings.warn(
+                    f"{path} was damaged: it is removed, and its rows are searched again.",
+                    stacklevel=2,
+                )
                 continue
             now = fingerprint_of(*span)
             if found[1] != now:
@@ -113,7 +104,7 @@ class Checkpoint:
         """
         for span in covered(self.spans(), self.manifest.cuts):
             interval_path(self.directory, span).unlink(missing_ok=True)
-        for path in self.directory.glob(".rows-*.part"):
+        for path in (path for pattern in _TEMPORARY for path in self.directory.glob(pattern)):
             try:
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
@@ -151,6 +142,8 @@ def open_checkpoint(
     ------
     UsageError
         If it is of another question, each difference named, or in use.
+    DataError
+        If its manifest cannot be read.
     WriteError
         If it cannot be made.
     """
@@ -160,14 +153,9 @@ def open_checkpoint(
     except OSError as error:
         raise WriteError(f"cannot make {home}: {error.strerror}.") from error
     with locked(home, exclusive):
-        known = _read_manifest(home)
-        manifest = asked if known is None else _agreed(home, known, asked)
-        if known is None:
-            _write_array(home / "queries.npy", xq)
-            if query_rows is not None:
-                _write_array(home / "query_rows.npy", query_rows)
-        if manifest != known:
-            _write_manifest(home, manifest)
+        # Tasks that share the directory begin at once: one makes it, the others find it made.
+        with briefly_alone(home):
+            manifest = _entered(home, asked, xq, query_rows)
         yield Checkpoint(home, manifest)
 
 
@@ -179,6 +167,8 @@ def reopen_checkpoint(directory: str | os.PathLike[str]) -> Iterator[Checkpoint]
     ------
     UsageError
         If there is none, or it is in use.
+    DataError
+        If its manifest cannot be read.
     """
     home = Path(directory).absolute()
     if not (home / "manifest.json").is_file():
@@ -187,7 +177,7 @@ def reopen_checkpoint(directory: str | os.PathLike[str]) -> Iterator[Checkpoint]
             "--checkpoint DIR` makes one."
         )
     with locked(home, True):
-        manifest = _read_manifest(home)
+        manifest = read_manifest(home)
         if manifest is None:
             raise UsageError(f"{home} lost its manifest.json.")
         yield Checkpoint(home, manifest)
@@ -204,49 +194,27 @@ def load_queries(checkpoint: Checkpoint) -> tuple[F32, I64 | None]:
     return xq, rows
 
 
-def _agreed(home: Path, known: Manifest, asked: Manifest) -> Manifest:
-    """Refuse another question; take in a larger base."""
-    names = ("metric", "dim", "n_queries", "queries_sha256")
-    wrong = [
-        f"{name} was {getattr(known, name)}, {getattr(asked, name)} is asked"
-        for name in names
-        if getattr(known, name) != getattr(asked, name)
-    ]
-    if asked.width > known.width:
-        wrong.append(f"k was {known.k}, {asked.k} is asked (a smaller one could be had)")
-    if wrong:
+def _entered(home: Path, asked: Manifest, xq: F32, query_rows: I64 | None) -> Manifest:
+    """Make the files of a new checkpoint, or agree with those that are there."""
+    known = read_manifest(home)
+    if known is not None:
+        manifest = agreed(home, known, asked)
+        if manifest != known:
+            write_manifest(home, manifest)
+        return manifest
+    if list_intervals(home):
         raise UsageError(
-            f"{home} is the checkpoint of another job: {'; '.join(wrong)}. Take another "
-            "directory, or remove this one to begin anew."
+            f"{home} holds finished rows and no manifest.json: of which question they are cannot "
+            "be told. Take another directory, or remove this one to begin anew."
         )
-    cuts = tuple(sorted({*known.cuts, *asked.cuts}))
-    whole = asked if asked.n_rows >= known.n_rows else known
-    return replace(known, cuts=cuts, base_fingerprint=whole.base_fingerprint)
-
-
-def _read_manifest(home: Path) -> Manifest | None:
-    path = home / "manifest.json"
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-        version = stored.pop("format")
-        if version == FORMAT:
-            return Manifest(**{**stored, "cuts": tuple(stored["cuts"])})
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} is not readable: {error}. Take another directory, or remove this one to "
-            "begin anew."
-        ) from error
-    raise UsageError(
-        f"{path} has format {version}, this version of haag_vq writes and reads {FORMAT}. Use "
-        "the version that began the job, or another directory."
-    )
-
-
-def _write_manifest(home: Path, manifest: Manifest) -> None:
-    with written_whole(home / "manifest.json") as path:
-        path.write_text(json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1) + "\n")
+    _write_array(home / "queries.npy", xq)
+    if query_rows is None:
+        # Of a job that was killed before it had a manifest.
+        (home / "query_rows.npy").unlink(missing_ok=True)
+    else:
+        _write_array(home / "query_rows.npy", query_rows)
+    write_manifest(home, asked)
+    return asked
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

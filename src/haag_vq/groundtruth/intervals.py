@@ -1,8 +1,8 @@
 """Files of finished rows: one part each, whole, checked by a digest, named by its rows.
 
-A file is a line of JSON (the header), then arrays: entries a query (uint32), keys, ids, hashes of
-the real entries one after the other, and the frontiers. The header has their lengths and the
-digest of everything after it and of itself.
+A file is a line of JSON (the header, which has the arrays' lengths), then arrays: entries a query
+(uint32), keys, ids, hashes of the real entries one after the other, and the frontiers; last the
+digest of all before it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.atomic import written_whole
+from haag_vq.errors import ReadError
 from haag_vq.groundtruth.part import Part, Tally
 
 Span = tuple[int, int]
 
 _NAME = re.compile(r"rows-(\d{15})-(\d{15})\.part")
-_HEADER_BYTES = 4096
 _DIGEST_BYTES = 32
+
+# The header is filled up to whole lines of the processor's cache, so that arrays lie aligned.
+_ALIGNED_BYTES = 64
 
 
 def interval_path(directory: str | os.PathLike[str], span: Span) -> Path:
@@ -72,7 +75,8 @@ def write_interval(
         "base_fingerprint": base_fingerprint,
         "tally": asdict(part.tally),
     }
-    header = json.dumps(head).encode().ljust(_HEADER_BYTES - 1) + b"\n"
+    line = json.dumps(head).encode()
+    header = line + b" " * (-(len(line) + 1) % _ALIGNED_BYTES) + b"\n"
     digest = hashlib.blake2b(header, digest_size=_DIGEST_BYTES)
     for array in arrays:
         digest.update(array.data)
@@ -86,23 +90,33 @@ def write_interval(
 def read_interval(directory: str | os.PathLike[str], span: Span) -> tuple[Part, str] | None:
     """Read a part and the fingerprint of its rows; None if the file is gone or damaged.
 
+    Nothing that a file says is believed before its digest is found right.
+
+    Raises
+    ------
+    ReadError
+        If the file is there and the system does not let it be read.
+
     Notes
     -----
     Memory: the part, and the file's bytes once.
     """
+    path = interval_path(directory, span)
     try:
-        with open(interval_path(directory, span), "rb") as file:
-            data = file.read()
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != digest:
+    except OSError as error:
+        raise ReadError(f"cannot read {path}: {error.strerror}.") from error
+    body = memoryview(data)[:-_DIGEST_BYTES]
+    if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != data[-_DIGEST_BYTES:]:
         return None
     # The digest is right: what follows is as it was written.
-    head = json.loads(body[:_HEADER_BYTES])
+    start = data.index(b"\n") + 1
+    head = json.loads(data[:start])
     if head["format"] != 1 or (head["start"], head["stop"]) != span:
         return None
-    return _part(head, memoryview(body)[_HEADER_BYTES:]), str(head["base_fingerprint"])
+    return _part(head, body[start:]), str(head["base_fingerprint"])
 
 
 def _part(head: dict[str, Any], body: memoryview) -> Part:

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from haag_vq.errors import UsageError, WriteError
@@ -30,40 +30,77 @@ def locked(directory: Path, exclusive: bool) -> Iterator[None]:
     Raises
     ------
     UsageError
-        If another process holds it: its host, number, time and command are told.
+        If another process holds it; who holds it alone is told: host, number, time, command.
+    WriteError
+        If the lock's file cannot be made.
     """
-    path = directory / "lock"
+    with _opened(directory / "lock") as fd:
+        _take(fd, directory, exclusive)
+        if not exclusive:
+            yield
+            return
+        _tell(fd, _about_us())
+        try:
+            yield
+        finally:
+            _tell(fd, b"")
+
+
+@contextmanager
+def briefly_alone(directory: Path) -> Iterator[None]:
+    """Wait for the directory's manifest, and hold it: for the milliseconds of a look and a write.
+
+    Raises
+    ------
+    WriteError
+        If the lock's file cannot be made.
+    """
+    with _opened(directory / "manifest.lock") as fd:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            # Without locks it was `locked` that warned.
+            if error.errno not in _NO_LOCKS:
+                raise WriteError(f"cannot lock {directory}: {error.strerror}.") from error
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise WriteError(f"cannot open {path}: {error.strerror}.") from error
     try:
-        _take(fd, path, exclusive)
-        if exclusive:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, _about_us(), 0)
-        yield
+        yield fd
     finally:
         os.close(fd)
 
 
-def _take(fd: int, path: Path, exclusive: bool) -> None:
+def _take(fd: int, directory: Path, exclusive: bool) -> None:
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
             warnings.warn(
-                f"the file system of {path.parent} has no locks: take care that no second run "
+                f"the file system of {directory} has no locks: take care that no second run "
                 "uses this directory meanwhile.",
                 stacklevel=4,
             )
             return
         if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise WriteError(f"cannot lock {path}: {error.strerror}.") from error
+            raise WriteError(f"cannot lock {directory}: {error.strerror}.") from error
         raise UsageError(
-            f"{path.parent} is in use by {_holder(fd)}. Wait for it to end, stop it, or take "
-            "another directory."
+            f"{directory} is in use by {_holder(fd, exclusive)}. Wait for it to end, stop it, or "
+            "take another directory."
         ) from error
+
+
+def _tell(fd: int, text: bytes) -> None:
+    """Leave word for who is refused; that a full disk has no room for it stops nothing."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text, 0)
 
 
 def _about_us() -> bytes:
@@ -77,13 +114,24 @@ def _about_us() -> bytes:
     ).encode()
 
 
-def _holder(fd: int) -> str:
+def _holder(fd: int, exclusive: bool) -> str:
     """Describe who holds the lock, as far as it wrote that down."""
+    if exclusive and _is_shared(fd):
+        return "a task that searches some of its rows (--rows)"
     try:
         told = json.loads(os.pread(fd, 4096, 0))
-        return (
-            f"process {told['pid']} on {told['host']} since {told['since']} ({told['command']}), "
-            "or by tasks of its rows"
-        )
-    except (ValueError, KeyError, OSError):
-        return "another process (one that searches some rows, or a run that has just started)"
+        return f"process {told['pid']} on {told['host']} since {told['since']} ({told['command']})"
+    except (ValueError, KeyError, TypeError, OSError):
+        return "a run that has just started, or is just ending"
+
+
+def _is_shared(fd: int) -> bool:
+    """Whether the lock is held by tasks beside each other: then we could be another of them.
+
+    What the file says would be of an earlier run, which was killed.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from haag_vq.groundtruth.part import combine
 TIMEOUT_SECONDS = 300
 
 
+@cache
 def ensure_compiled() -> None:
-    """Have the search compiled for this CPU if nobody has; else return at once.
+    """Have the search compiled for this CPU if nobody has; once a process.
 
     Where that cannot be (nowhere to keep it, no process to be had) this process compiles for itself
     when it comes to it.

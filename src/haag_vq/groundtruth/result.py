@@ -6,6 +6,7 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -161,6 +162,11 @@ def load_ground_truth(path: str | os.PathLike[str], metric: Metric | None = None
 
 def software_versions() -> dict[str, str]:
     """Versions of what computes ground truth, for manifests."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     packages = ("numpy", "numba", "faiss-cpu", "dask", "distributed")
     found = {"haag_vq": version("haag_vq"), "python": platform.python_version()}
     for name in packages:

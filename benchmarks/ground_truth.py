@@ -1,0 +1,277 @@
+"""Exact ground truth, certified, beside what else finds neighbours, and beside sgemm alone.
+
+    python benchmarks/ground_truth.py [--rows 200000] [--dim 1024] [--queries 100,1677,10000]
+                                      [--runs 5] [--k 100] [--data DIR] [--json]
+
+Clustered unit vectors, stored as one float16 .npy in the page cache; squared l2, two threads. Every
+way has a process of its own that lives through all runs (its buffers are warm); the runs of the
+ways take turns, and medians are shown. GFLOP/s count 2 · queries · rows · dimensions, whatever a
+way really computes. Only the last way reads the file while it is timed; the others have the base
+in memory as float32.
+
+    sgemm Q@Xᵀ, X@Qᵀ   NumPy's matrix product alone, in slabs of 1 GiB: the limit
+    faiss              IndexFlatL2: add and search, as installed
+    faiss contrib      contrib.exhaustive_search.knn_ground_truth over blocks of 32,768 rows
+    scikit-learn       NearestNeighbors(algorithm="brute"): kneighbors
+    haag_vq            ground_truth() on one local Dask worker of two threads
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from measuring import MIB, data_directory, machine, note, parser, print_table, warm
+
+SLAB_BYTES = 1 << 30
+BLOCK_ROWS = 32_768
+N_CENTRES = 1000
+N_THREADS = 2
+
+
+def make_data(home: Path, n_rows: int, dim: int, n_queries: int) -> tuple[Path, Path]:
+    """Write the base (float16) and the queries (float32), unless they are there."""
+    base, queries = home / f"base-{n_rows}x{dim}.npy", home / f"queries-{n_queries}x{dim}.npy"
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((N_CENTRES, dim), dtype=np.float32)
+
+    def some(n: int) -> Any:
+        x = centres[rng.integers(0, N_CENTRES, n)]
+        x = x + np.float32(0.7) * rng.standard_normal((n, dim), dtype=np.float32)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    if not base.exists():
+        note(f"writing {base.name}")
+        with open(base.with_suffix(".part"), "wb") as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": (n_rows, dim)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for at in range(0, n_rows, BLOCK_ROWS):
+                file.write(some(min(BLOCK_ROWS, n_rows - at)).astype(np.float16).tobytes())
+        os.replace(base.with_suffix(".part"), base)
+    np.save(queries, some(n_queries))
+    return base, queries
+
+
+def way_sgemm(base: Path, xq: Any, k: int, transposed: bool) -> Callable[[], None]:
+    """NumPy's product of queries and base, into a buffer that is used again."""
+    x = np.load(base).astype(np.float32)
+    step = max(1, min(len(x), SLAB_BYTES // (4 * len(xq))))
+    out = np.empty((step, len(xq)) if transposed else (len(xq), step), np.float32)
+
+    def run() -> None:
+        for at in range(0, len(x), step):
+            rows = x[at : at + step]
+            if transposed:
+                np.matmul(rows, xq.T, out=out[: len(rows)])
+            elif len(rows) == step:
+                np.matmul(xq, rows.T, out=out)
+            else:
+                np.matmul(xq, rows.T)
+
+    return run
+
+
+def way_faiss(base: Path, xq: Any, k: int) -> Callable[[], None]:
+    """FAISS's flat index, out of the box."""
+    import faiss
+
+    x = np.load(base).astype(np.float32)
+    faiss.omp_set_num_threads(N_THREADS)
+
+    def run() -> None:
+        index = faiss.IndexFlatL2(x.shape[1])
+        index.add(x)
+        index.search(xq, k)
+
+    return run
+
+
+def way_contrib(base: Path, xq: Any, k: int) -> Callable[[], None]:
+    """FAISS's own partitioned ground truth."""
+    import faiss
+    from faiss.contrib.exhaustive_search import knn_ground_truth
+
+    x = np.load(base).astype(np.float32)
+    faiss.omp_set_num_threads(N_THREADS)
+
+    def blocks() -> Iterator[Any]:
+        for at in range(0, len(x), BLOCK_ROWS):
+            yield x[at : at + BLOCK_ROWS]
+
+    return lambda: knn_ground_truth(xq, blocks(), k, metric_type=faiss.METRIC_L2)
+
+
+def way_sklearn(base: Path, xq: Any, k: int) -> Callable[[], None]:
+    """scikit-learn's brute force."""
+    from sklearn.neighbors import NearestNeighbors
+
+    x = np.load(base).astype(np.float32)
+    found = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="sqeuclidean").fit(x)
+    return lambda: found.kneighbors(xq)
+
+
+def way_ours(base: Path, xq: Any, k: int) -> Callable[[], None]:
+    """This package, through Dask, from the file."""
+    from haag_vq import ground_truth, open_dataset
+
+    dataset = open_dataset(base)
+
+    def run() -> None:
+        ground_truth(dataset, xq, k=k)
+
+    return run
+
+
+WAYS: dict[str, Callable[[Path, Any, int], Callable[[], None]]] = {
+    "sgemm Q@Xᵀ": lambda base, xq, k: way_sgemm(base, xq, k, transposed=False),
+    "sgemm X@Qᵀ": lambda base, xq, k: way_sgemm(base, xq, k, transposed=True),
+    "faiss": way_faiss,
+    "faiss contrib": way_contrib,
+    "scikit-learn": way_sklearn,
+    "haag_vq": way_ours,
+}
+
+
+def own_peak_bytes() -> int:
+    """Peak resident set size of this process."""
+    from pathlib import Path
+
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+def serve(way: str, base: Path, queries: Path, k: int) -> None:
+    """Run a way once for every line that comes in; answer with seconds and peak bytes."""
+    xq = np.load(queries)
+    with ExitStack() as stack:
+        peak = own_peak_bytes
+        if way == "haag_vq":
+            # Not before: it chooses the BLAS kernel for FAISS, which the others are to do without.
+            from haag_vq import connect
+
+            client = stack.enter_context(connect("local", jobs=1)).client
+
+            def peak() -> int:
+                return int(max(client.run(own_peak_bytes).values()))
+
+        run = WAYS[way](base, xq, k)
+        for _ in sys.stdin:
+            started = time.perf_counter()
+            run()
+            seconds = time.perf_counter() - started
+            print(json.dumps({"seconds": seconds, "peak": peak()}), flush=True)
+
+
+@contextmanager
+def served(way: str, arguments: list[str]) -> Iterator[Callable[[], dict[str, float]]]:
+    """Start a way's process; yield what runs it once."""
+    environment = {name: value for name, value in os.environ.items() if "_NUM_THREADS" not in name}
+    child = subprocess.Popen(
+        [sys.executable, __file__, "--way", way, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+    def run() -> dict[str, float]:
+        if child.stdin is None or child.stdout is None:
+            raise RuntimeError(f"{way}: no pipes")
+        child.stdin.write("run\n")
+        child.stdin.flush()
+        line = child.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{way} ended with exit code {child.wait()}")
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    try:
+        yield run
+    finally:
+        child.communicate("")
+
+
+def measure(base: Path, queries: Path, k: int, n_runs: int, gflop: float) -> dict[str, Any]:
+    """Let all ways take turns; returns GFLOP/s (median, least, most) and peak bytes of each."""
+    with ExitStack() as stack:
+        arguments = ["--base", str(base), "--query-file", str(queries), "--k", str(k)]
+        runs = {way: stack.enter_context(served(way, arguments)) for way in WAYS}
+        found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        for turn in range(n_runs + 1):
+            for way, run in runs.items():
+                once = run()
+                if turn:  # the first warms the buffers
+                    found[way].append(once)
+                note(f"  {way}: {once['seconds']:.2f} s" + ("" if turn else " (warming)"))
+    return {
+        way: {
+            "gflops": gflop / median(once["seconds"] for once in all_runs),
+            "least": gflop / max(once["seconds"] for once in all_runs),
+            "most": gflop / min(once["seconds"] for once in all_runs),
+            "peak": max(once["peak"] for once in all_runs),
+        }
+        for way, all_runs in found.items()
+    }
+
+
+def show(n_queries: int, found: dict[str, Any]) -> None:
+    """Print one table."""
+    limit, stock = found["sgemm Q@Xᵀ"]["gflops"], found["faiss"]["gflops"]
+    print(f"\n{n_queries:,} queries")
+    print_table(
+        ["", "GFLOP/s", "least–most", "of Q@Xᵀ", "× faiss", "peak RSS MiB"],
+        [
+            [
+                way,
+                f"{row['gflops']:.0f}",
+                f"{row['least']:.0f}–{row['most']:.0f}",
+                f"{row['gflops'] / limit:.2f}",
+                f"{row['gflops'] / stock:.2f}",
+                f"{row['peak'] / MIB:.0f}",
+            ]
+            for way, row in found.items()
+        ],
+    )
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    made = parser(__doc__)
+    made.add_argument("--rows", type=int, default=200_000)
+    made.add_argument("--dim", type=int, default=1024)
+    made.add_argument("--queries", default="100,1677,10000")
+    made.add_argument("--runs", type=int, default=5)
+    made.add_argument("--k", type=int, default=100)
+    made.add_argument("--base", type=Path)
+    made.add_argument("--query-file", type=Path)
+    args = made.parse_args()
+    if args.way:
+        serve(args.way, args.base, args.query_file, args.k)
+        return
+    facts: dict[str, Any] = {}
+    with data_directory(args.data, "haag-vq-bench-") as home:
+        for n_queries in (int(n) for n in args.queries.split(",")):
+            base, queries = make_data(home, args.rows, args.dim, n_queries)
+            warm([base])
+            note(f"{n_queries:,} queries")
+            gflop = 2e-9 * n_queries * args.rows * args.dim
+            facts[str(n_queries)] = measure(base, queries, args.k, args.runs, gflop)
+            if not args.json:
+                show(n_queries, facts[str(n_queries)])
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        print(f"\n{args.rows:,} × {args.dim}, k={args.k}, medians of {args.runs}; {machine()}")
+
+
+if __name__ == "__main__":
+    main()
