@@ -66,6 +66,7 @@ def search_block(
     *,
     source: VectorSource | None = None,
     ceilings: F64 | None = None,
+    known: F64 | None = None,
     n_threads: int = 1,
     workspace: Workspace | None = None,
 ) -> Part:
@@ -84,6 +85,9 @@ def search_block(
         The nb rows, read in pieces while others are searched.
     ceilings : (nq,) float64, optional
         Keys above these are not asked for: upper bounds of the k-th keys, from other rows.
+    known : (nq, m) float64, optional
+        Keys of such rows themselves: only rows of the block that are among the k nearest of
+        both are asked for.
     n_threads : int
         Threads that search; one more reads.
     workspace : Workspace, optional
@@ -108,9 +112,11 @@ def search_block(
     search = _Search(x, first_id, queries, k, metric, n_threads, workspace or Workspace())
     if ceilings is not None:
         search.lists.ceilings[:] = ceilings
+    if known is not None:
+        search.lists = search.lists._replace(known=known)
     if len(x) and len(queries.x):
         search.run(source, opens=ceilings is None)
-    return search.part(ceilings)
+    return search.part()
 
 
 def workspace_bytes(nb: int, nq: int, d: int, k: int, metric: Metric) -> int:
@@ -161,7 +167,7 @@ class _Search:
             queries.squared_norms,
             d64.hash_multipliers(d),
         )
-        self.lists = _empty_lists(workspace, len(queries.x), min(k, nb))
+        self.lists = _empty_lists(workspace, len(queries.x), k, min(k, nb))
         # Threads add to the candidates of a slab of queries one after the other.
         n_slabs = max(1, min(2 * n_threads, len(queries.x) // scan.WIDTH))
         cuts = np.linspace(0, len(queries.x), n_slabs + 1).astype(int).tolist()
@@ -309,22 +315,22 @@ class _Search:
                 f"|x|²={self._rows.squared_norms[row]!r}, d={self._rows.x.shape[1]}."
             )
 
-    def part(self, ceilings: F64 | None) -> Part:
+    def part(self) -> Part:
         """Copy the lists out of the buffers, with what they are known to hold."""
-        nb, nq = len(self._rows.x), len(self._rows.q)
-        lists = self.lists
+        nb, lists = len(self._rows.x), self.lists
         width = int(lists.n_exact.max(initial=0))
         missing = np.arange(width) >= lists.n_exact[:, None]
         keys = np.where(missing, np.inf, lists.keys[:, :width])
         ids = np.where(missing, -1, lists.ids[:, :width] + self._first_id)
         hashes = np.where(missing, np.uint64(0), lists.hashes[:, :width])
-        frontier, frontier_ids = np.full(nq, np.inf), np.full(nq, -1, np.int64)
-        if ceilings is not None:
-            frontier[:] = ceilings
-            frontier_ids[np.isfinite(ceilings)] = LARGEST_ID
+        # All rows up to the ceiling are listed, unless the list was cut.
+        frontier = lists.ceilings.copy()
+        frontier_ids = np.where(np.isfinite(frontier), LARGEST_ID, -1)
+        full = lists.n_exact == lists.keys.shape[1]
         if nb > lists.keys.shape[1]:
-            cut_off = lists.n_exact == lists.keys.shape[1]
-            frontier[cut_off], frontier_ids[cut_off] = keys[cut_off, -1], ids[cut_off, -1]
+            frontier[full], frontier_ids[full] = keys[full, -1], ids[full, -1]
+        else:
+            frontier[full], frontier_ids[full] = np.inf, -1
         tally = Tally(
             int(lists.n_scored.sum()),
             int((lists.n_widened > 0).sum()),
@@ -338,9 +344,10 @@ def n_readers(n_threads: int, scratch_bytes: int, block_bytes: int) -> int:
     return max(1, min(n_threads, block_bytes // (4 * max(1, scratch_bytes))))
 
 
-def _empty_lists(workspace: Workspace, nq: int, width: int) -> scan.Lists:
+def _empty_lists(workspace: Workspace, nq: int, k: int, width: int) -> scan.Lists:
     n_candidates = _n_candidates(width)
     return scan.Lists(
+        k=k,
         n_candidates=np.zeros(nq, np.int32),
         rows=workspace.array("candidates", (nq, n_candidates), np.int32),
         values=workspace.array("values", (nq, n_candidates), np.float32),
@@ -349,6 +356,7 @@ def _empty_lists(workspace: Workspace, nq: int, width: int) -> scan.Lists:
         ids=workspace.array("ids", (nq, width), np.int64),
         hashes=workspace.array("hashes", (nq, width), np.uint64),
         ceilings=np.full(nq, np.inf),
+        known=np.empty((nq, 0)),
         n_scored=np.zeros(nq, np.int64),
         n_widened=np.zeros(nq, np.int32),
         largest_error=np.zeros(nq),

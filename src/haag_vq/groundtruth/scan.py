@@ -56,6 +56,8 @@ class Rows(NamedTuple):
 class Lists(NamedTuple):
     """What is known of each query's neighbours while a block is searched."""
 
+    k: int
+    """Neighbours asked of each query; w = min(k, nb) can be in the block."""
     n_candidates: I32
     """(nq,) int32."""
     rows: I32
@@ -71,7 +73,9 @@ class Lists(NamedTuple):
     hashes: U64
     """(nq, w) uint64."""
     ceilings: F64
-    """(nq,) float64: no key above it is among the w nearest."""
+    """(nq,) float64: no key above it is among the k nearest."""
+    known: F64
+    """(nq, m) float64: keys of other rows, which count for the k nearest."""
     n_scored: I64
     """(nq,) int64: rows scored by D64."""
     n_widened: I32
@@ -170,13 +174,13 @@ def scan(
 
 @compiled
 def _lower_ceiling(metric: int, q: int, block: Rows, lists: Lists) -> None:
-    """Lower the ceiling to the w-th smallest upper bound known, and drop what is above it."""
-    d, width = block.x.shape[1], lists.keys.shape[1]
-    n, n_exact = lists.n_candidates[q], lists.n_exact[q]
+    """Lower the ceiling to the k-th smallest upper bound known, and drop what is above it."""
+    d, k = block.x.shape[1], lists.k
+    n, n_exact, n_known = lists.n_candidates[q], lists.n_exact[q], lists.known.shape[1]
     squared = block.q_squared_norms[q]
     q_norm = np.sqrt(squared)
-    if n + n_exact >= width:
-        uppers = np.empty(n + n_exact)
+    if n + n_exact + n_known >= k:
+        uppers = np.empty(n + n_exact + n_known)
         for c in range(n):
             key = _key_of(metric, lists.values[q, c], squared)
             if metric == L2:
@@ -186,7 +190,9 @@ def _lower_ceiling(metric: int, q: int, block: Rows, lists: Lists) -> None:
                 uppers[c] = key + _error(metric, d, q_norm, key, x_norm)
         for c in range(n_exact):
             uppers[n + c] = lists.keys[q, c]
-        bound = np.partition(uppers, width - 1)[width - 1]
+        for c in range(n_known):
+            uppers[n + n_exact + c] = lists.known[q, c]
+        bound = np.partition(uppers, k - 1)[k - 1]
         if bound < lists.ceilings[q]:
             lists.ceilings[q] = bound
     ceiling = lists.ceilings[q]
@@ -214,7 +220,7 @@ def _compact(metric: int, q: int, block: Rows, lists: Lists) -> None:
 @compiled
 def _score_candidates(metric: int, q: int, block: Rows, lists: Lists) -> None:
     """Score a query's candidates by D64, keep the w nearest of all scored, empty the buffer."""
-    d, width = block.x.shape[1], lists.keys.shape[1]
+    d, k = block.x.shape[1], lists.k
     n, squared = lists.n_candidates[q], block.q_squared_norms[q]
     terms = np.empty(max(1, padded_dim(d) // 2))
     # From the nearest on, so that most are appended and few inserted.
@@ -230,8 +236,8 @@ def _score_candidates(metric: int, q: int, block: Rows, lists: Lists) -> None:
             _insert(q, key, row, row_hash(x, block.multipliers), lists)
     lists.n_scored[q] += n
     lists.n_candidates[q] = 0
-    if lists.n_exact[q] == width:
-        lists.ceilings[q] = min(lists.ceilings[q], lists.keys[q, width - 1])
+    if lists.n_exact[q] == k:
+        lists.ceilings[q] = min(lists.ceilings[q], lists.keys[q, k - 1])
 
 
 @compiled

@@ -49,7 +49,7 @@ class BlockTask:
         engine.check_blas()
         n_threads = blas.thread_count(search.search_threads)
         engine.use_threads(n_threads)
-        ceilings = workspace.ceilings(search.job, self.segment, search.width)
+        known = workspace.known_keys(search.job, self.segment, search.width)
         with workspace.borrowed() as buffers:
             part = search_block(
                 buffers.array("block", (self.source.n_rows, self.source.dim), np.float32),
@@ -58,7 +58,8 @@ class BlockTask:
                 search.width,
                 search.metric,
                 source=self.source,
-                ceilings=ceilings,
+                ceilings=None if known is None else known.max(axis=1),
+                known=known,
                 n_threads=n_threads,
                 workspace=buffers,
             )

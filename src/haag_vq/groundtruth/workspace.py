@@ -77,11 +77,9 @@ class _Ceilings:
             self._nearest[s] = both
 
     def get(self, segment: int, width: int) -> F64 | None:
-        """Upper bound of each query's `width`-th key in the segments up to this one, or None."""
+        """Nearest `width` keys of each query up to this segment; None if there are not so many."""
         known = self._nearest.get(segment)
-        if known is None or known.shape[1] < width:
-            return None
-        return np.asarray(known.max(axis=1))
+        return None if known is None or known.shape[1] < width else known
 
 
 _lock = threading.Lock()
@@ -125,8 +123,8 @@ def _give_back() -> None:
     release()
 
 
-def ceilings(job: str, segment: int, width: int) -> F64 | None:
-    """Upper bounds of the k-th keys of a job's queries, from blocks that this process finished.
+def known_keys(job: str, segment: int, width: int) -> F64 | None:
+    """Nearest keys (nq, width) of a job's queries in blocks that this process finished.
 
     Parameters
     ----------
