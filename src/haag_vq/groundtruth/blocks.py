@@ -13,7 +13,7 @@ from haag_vq.groundtruth import kernel
 from haag_vq.groundtruth.part import combine_bytes
 from haag_vq.groundtruth.workspace import ceilings_bytes
 from haag_vq.memory import Allowance, Projection, check_fits, format_bytes, needed_limit
-from haag_vq.partition import Partitions
+from haag_vq.partition import Partitions, plan_partitions
 from haag_vq.sources import Metric, VectorSource
 
 DEFAULT_BLOCK_BYTES = 128 << 20
@@ -44,13 +44,13 @@ class SearchShape:
     """What reading a block allocates beside it."""
     n_threads: int
     """Tasks that one worker runs at once."""
-    n_rows: int = 1 << 40
-    """Rows of the base; they say how many parts can wait to be merged."""
     n_segments: int = 1
     """Pieces into which asked prefixes cut the base."""
+    on_disk: bool = False
+    """Parts are kept in a checkpoint and do not wait in memory."""
 
-    def projection(self, block_rows: int) -> Projection:
-        """Projected bytes of a worker that searches blocks of `block_rows`."""
+    def projection(self, block_rows: int, n_blocks: int) -> Projection:
+        """Projected bytes of a worker that searches some of `n_blocks` of up to `block_rows`."""
         part_bytes = self.nq * (self.k * 24 + 32)
         buffer_bytes = block_rows * self.d * 4
         search = kernel.workspace_bytes(block_rows, self.nq, self.d, self.k, self.metric)
@@ -64,22 +64,24 @@ class SearchShape:
             search_bytes=max(search, merge - buffer_bytes - scratch),
             # The queries, also while they are received; parts that wait to be merged; ceilings.
             results_bytes=self.nq * self.d * 4 * 2
-            + self._n_waiting(block_rows) * part_bytes
+            + self._n_waiting(n_blocks) * part_bytes
             + ceilings_bytes(self.nq, self.k, self.n_segments),
             n_threads=self.n_threads,
         )
 
-    def _n_waiting(self, block_rows: int) -> int:
-        """Parts that a worker may hold: at most one merge's, on each level of the tree.
+    def _n_waiting(self, n_blocks: int) -> int:
+        """Parts that a worker may hold beside those in the making.
 
-        Dask takes blocks in order and merges before it goes on, so a level never holds more.
+        Dask takes blocks in order and merges before it goes on: at most one merge's parts are
+        there, and on each level above it those that wait for one more.
         """
-        # Edges can leave blocks half full, hence twice as many.
-        n_blocks = 2 * -(-self.n_rows // max(1, block_rows))
-        levels = 1
-        while MERGE_WIDTH**levels < n_blocks:
-            levels += 1
-        return min(n_blocks, levels * MERGE_WIDTH)
+        if self.on_disk:
+            return 1
+        waiting, nodes = min(MERGE_WIDTH, n_blocks), -(-n_blocks // MERGE_WIDTH)
+        while nodes > 1:
+            waiting += min(MERGE_WIDTH, nodes) - 1
+            nodes = -(-nodes // MERGE_WIDTH)
+        return waiting
 
 
 def plan_blocks(
@@ -106,29 +108,43 @@ def plan_blocks(
         If not one row fits in the ordered size.
     """
     row_bytes = shape.d * 4
-    least = max(LEAST_BLOCK_BYTES, row_bytes)
     if block_bytes is None:
         n_rows = sum(piece.n_rows for piece in pieces)
         share = n_rows * row_bytes // max(1, n_workers * BLOCKS_PER_WORKER) + row_bytes
         enough = ROWS_PER_NEIGHBOUR * shape.k * row_bytes
-        block_bytes = max(least, min(DEFAULT_BLOCK_BYTES, max(share, enough)))
-        while block_bytes > least and not _fits(shape, block_bytes, allowance):
-            block_bytes = max(least, block_bytes // 2)
+        most = max(LEAST_BLOCK_BYTES, row_bytes, min(DEFAULT_BLOCK_BYTES, max(share, enough)))
+        block_bytes = _largest_that_fits(pieces, shape, most, allowance) or most
     if block_bytes < row_bytes:
         raise UsageError(
             f"a block of {format_bytes(block_bytes)} cannot hold one row of {row_bytes:,} bytes; "
             "raise chunk_size (--chunk-size)."
         )
     plans = [plan_for(piece, block_bytes) for piece in pieces]
-    max_rows = max((plan.max_rows for plan in plans), default=0)
-    projection = shape.projection(max_rows)
+    max_rows, projection = _project(plans, shape)
     check_fits(
         f"searching a block of {max_rows:,} rows for {shape.nq:,} queries, k={shape.k}",
         projection,
         allowance,
-        _remedy(shape, max_rows, allowance),
+        _remedy(pieces, shape, block_bytes, projection, allowance),
     )
     return plans, projection
+
+
+def _project(plans: Sequence[Partitions], shape: SearchShape) -> tuple[int, Projection]:
+    max_rows = max((plan.max_rows for plan in plans), default=0)
+    return max_rows, shape.projection(max_rows, sum(len(plan) for plan in plans))
+
+
+def _largest_that_fits(
+    pieces: Sequence[VectorSource], shape: SearchShape, block_bytes: int, allowance: Allowance
+) -> int | None:
+    """Halve the size of a block until it fits; None if not even the smallest does."""
+    while block_bytes >= max(LEAST_BLOCK_BYTES, shape.d * 4):
+        plans = [plan_partitions(piece.edges, shape.d * 4, block_bytes) for piece in pieces]
+        if _project(plans, shape)[1].total_bytes <= allowance.bytes:
+            return block_bytes
+        block_bytes //= 2
+    return None
 
 
 def check_array(array: da.Array, shape: SearchShape, allowance: Allowance) -> Projection:
@@ -142,7 +158,7 @@ def check_array(array: da.Array, shape: SearchShape, allowance: Allowance) -> Pr
     rows = max((int(n) for n in array.chunks[0]), default=0)
     # The block as Dask delivers it, beside its float32 form.
     stored = rows * shape.d * array.dtype.itemsize
-    projection = replace(shape.projection(rows), scratch_bytes=stored)
+    projection = replace(shape.projection(rows, len(array.chunks[0])), scratch_bytes=stored)
     check_fits(
         f"searching a block of {rows:,} rows of the array",
         projection,
@@ -152,22 +168,27 @@ def check_array(array: da.Array, shape: SearchShape, allowance: Allowance) -> Pr
     return projection
 
 
-def _fits(shape: SearchShape, block_bytes: int, allowance: Allowance) -> bool:
-    rows = block_bytes // (shape.d * 4)
-    return shape.projection(rows).total_bytes <= allowance.bytes
-
-
-def _remedy(shape: SearchShape, block_rows: int, allowance: Allowance) -> str:
+def _remedy(
+    pieces: Sequence[VectorSource],
+    shape: SearchShape,
+    block_bytes: int,
+    projection: Projection,
+    allowance: Allowance,
+) -> str:
     """Say which smaller chunk would fit, if any, and which memory limit would."""
-    limit = format_bytes(needed_limit(shape.projection(block_rows)))
-    size = block_rows * shape.d * 4
-    while size > LEAST_BLOCK_BYTES:
-        size //= 2
-        if _fits(shape, size, allowance):
-            return (
-                f"Use chunk_size={format_bytes(size)!r} (--chunk-size) or less, or give each "
-                f"worker {limit} (--memory-limit; Slurm's --mem)."
-            )
+    limit = format_bytes(needed_limit(projection))
+    smaller = _largest_that_fits(pieces, shape, block_bytes // 2, allowance)
+    if smaller is not None:
+        return (
+            f"Use chunk_size={format_bytes(smaller)!r} (--chunk-size) or less, or give each "
+            f"worker {limit} (--memory-limit; Slurm's --mem)."
+        )
+    on_disk = replace(shape, on_disk=True)
+    if not shape.on_disk and _largest_that_fits(pieces, on_disk, block_bytes, allowance):
+        return (
+            "Keep the lists on disk (checkpoint=DIR, --checkpoint DIR), or give each worker "
+            f"{limit} (--memory-limit; Slurm's --mem)."
+        )
     return (
         f"No chunk size fits. Give each worker {limit} (--memory-limit; Slurm's --mem), or search "
         "fewer queries or a smaller k at a time."

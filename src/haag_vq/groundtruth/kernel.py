@@ -328,7 +328,8 @@ class _Search:
         frontier_ids = np.where(np.isfinite(frontier), LARGEST_ID, -1)
         full = lists.n_exact == lists.keys.shape[1]
         if nb > lists.keys.shape[1]:
-            frontier[full], frontier_ids[full] = keys[full, -1], ids[full, -1]
+            frontier[full] = lists.keys[full, -1]
+            frontier_ids[full] = lists.ids[full, -1] + self._first_id
         else:
             frontier[full], frontier_ids[full] = np.inf, -1
         tally = Tally(

@@ -46,7 +46,7 @@ def search(
     rows = inputs.question.query_rows
     with open_checkpoint(directory, asked, inputs.question.xq, rows, exclusive=True) as checkpoint:
         checkpoint.tidy()
-        runner.width = checkpoint.manifest.width
+        runner.width, runner.on_disk = checkpoint.manifest.width, True
         spans = checkpoint.verified(0, max(inputs.ends), fingerprint_of)
         pieces = plan_pieces(inputs, spans)
         keeping = OnDisk(checkpoint, runner.width, runner.n_workers, fingerprint_of)
@@ -128,6 +128,7 @@ def _part_of(inputs: Inputs, runner: Runner, checkpoint: Checkpoint, end: int) -
                 short.append(Piece(*span, 0))
             else:
                 sound.append(of_wrong)
+    runner.on_disk = False
     redone = runner.search(short, InMemory(runner.width), inputs.question.xq[wrong])
     return replaced(part, wrong, combine([*sound, *redone], runner.width))
 

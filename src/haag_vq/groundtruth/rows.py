@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,13 @@ def search_rows(
         width = opened.manifest.width
         gaps = cover(opened.verified(start, stop, fingerprint_of), start, stop)[1]
         shape = SearchShape(
-            len(question.xq), source.dim, width, question.metric, source.scratch_bytes, 1
+            len(question.xq),
+            source.dim,
+            width,
+            question.metric,
+            source.scratch_bytes,
+            1,
+            on_disk=True,
         )
         parts = [source.narrow(a, b) for a, b in gaps]
         block_bytes = None if chunk_size is None else parse_bytes(chunk_size)
@@ -105,7 +112,7 @@ def search_rows(
         ]
         keeping = OnDisk(opened, width, 1, fingerprint_of)
         keeping.begin(len(spans))
-        search = Search(f"rows-{start}-{stop}", width, question.metric, None)
+        search = Search(uuid.uuid4().hex, width, question.metric, None)
         line = ProgressLine("blocks", len(spans)) if progress and spans else None
         try:
             for n, (a, b) in enumerate(spans, 1):

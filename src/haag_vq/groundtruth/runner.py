@@ -78,6 +78,8 @@ class Runner:
     ----------
     width : int
         Length of the lists; a checkpoint's may be longer than the question's.
+    on_disk : bool
+        Parts go to a checkpoint.
     n_blocks : int
         Blocks searched so far.
     projection : Projection
@@ -109,8 +111,9 @@ class Runner:
         self._run_dir = run_dir
         self._progress = progress
         self.width = inputs.question.width
+        self.on_disk = False
         self.n_blocks = 0
-        self.projection: Projection = self._shape.projection(0)
+        self.projection: Projection = self._shape.projection(0, 0)
 
     @property
     def n_workers(self) -> int:
@@ -127,8 +130,8 @@ class Runner:
             inputs.question.metric,
             getattr(inputs.target, "scratch_bytes", 0),
             self._workers.n_threads,
-            max(inputs.ends),
             len(inputs.segments),
+            self.on_disk,
         )
 
     def search(
