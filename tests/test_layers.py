@@ -48,7 +48,32 @@ BESIDE = {
 
 KERNELS = [
     "sources",
-    *(f"groundtruth.{name}" for name in ("kernel", "merge", "part", "d64", "bounds", "certify")),
+    *(
+        f"groundtruth.{name}"
+        for name in (
+            "kernel",
+            "scan",
+            "compiled",
+            "order",
+            "merge",
+            "part",
+            "d64",
+            "bounds",
+            "norms",
+            "opening",
+            "tiles",
+            "workspace",
+            "blas",
+            "finish",
+            "precompile",
+            "tasks",
+            "cover",
+            "intervals",
+            "lock",
+            "manifest",
+            "checkpoint",
+        )
+    ),
 ]
 
 

@@ -26,7 +26,7 @@ from haag_vq.sources import (
     WithoutSource,
     open_source,
 )
-from haag_vq.sources.fileio import N_SAMPLES, SAMPLE_BYTES, sample_offsets
+from haag_vq.sources.fileio import N_SAMPLES, SAMPLE_BYTES, FileStamp, sample_offsets
 from tests.support.files import list_array, vectors, write_bigann, write_npy, write_parquet
 
 
@@ -98,6 +98,14 @@ def test_sees_the_sampled_bytes_of_a_large_file_and_no_others(tmp_path: Path) ->
         other.write_bytes(flipped(content, at))
         assert (open_source(other).fingerprint != before) == (at in seen), at
         other.unlink()
+
+
+def test_changes_with_the_size_where_all_samples_are_alike(tmp_path: Path) -> None:
+    prints = set()
+    for size in (100_000, 100_001, 1_000_000):
+        (tmp_path / f"{size}").write_bytes(bytes(size))
+        prints.add(FileStamp.of(tmp_path / f"{size}").fingerprint("any"))
+    assert len(prints) == 3
 
 
 def flipped(content: bytes, at: int) -> bytes:

@@ -29,8 +29,7 @@ from haag_vq.errors import DataError, UsageError, WriteError
 from haag_vq.groundtruth.cover import covered
 from haag_vq.groundtruth.intervals import Span, interval_path, list_intervals, read_interval
 from haag_vq.groundtruth.lock import briefly_alone, locked
-from haag_vq.groundtruth.manifest import Manifest as Manifest
-from haag_vq.groundtruth.manifest import agreed, read_manifest, write_manifest
+from haag_vq.groundtruth.manifest import Manifest, agreed, read_manifest, write_manifest
 from haag_vq.memory import format_bytes
 
 F32 = NDArray[np.float32]

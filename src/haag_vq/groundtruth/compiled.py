@@ -28,7 +28,7 @@ METRIC_CODES = {"l2": L2, "ip": IP, "cosine": COSINE}
 MINUS_ZERO = np.uint32(0x80000000)
 
 # Files whose functions end up in each other's machine code.
-_SOURCES = ("compiled.py", "scan.py", "merge.py", "bounds.py")
+_SOURCES = ("bounds.py", "compiled.py", "merge.py", "order.py", "scan.py")
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -61,6 +61,16 @@ class Question:
         """Of the float32 queries, in C order."""
         return hashlib.sha256(self.xq.data).hexdigest()
 
+    @property
+    def tag(self) -> str:
+        """Identity of metric and queries: what is found for one question is not for another."""
+        return question_tag(self.metric, self.queries_sha256)
+
+
+def question_tag(metric: str, queries_sha256: str) -> str:
+    """Identity of a question, for the intervals of a checkpoint."""
+    return hashlib.sha256(f"{metric} {queries_sha256}".encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:

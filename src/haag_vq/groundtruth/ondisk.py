@@ -9,6 +9,7 @@ from typing import Any
 
 from haag_vq.errors import DataError
 from haag_vq.groundtruth.checkpoint import Checkpoint
+from haag_vq.groundtruth.inputs import question_tag
 from haag_vq.groundtruth.intervals import Span, interval_path, read_interval, write_interval
 from haag_vq.groundtruth.part import Part, combine
 
@@ -37,22 +38,28 @@ class StoredMerge:
     directory: str
     span: Span
     width: int
+    tag: str
     base_fingerprint: str
 
     def __call__(self, spans: Sequence[Span]) -> Span:
         if not interval_path(self.directory, self.span).exists():
-            part = read_all(self.directory, spans, self.width)
+            part = read_all(self.directory, spans, self.width, self.tag)
             write_interval(self.directory, self.span, part, self.base_fingerprint)
         return self.span
 
 
-def read_all(directory: str, spans: Sequence[Span], width: int) -> Part:
+def tagged(tag: str, base_fingerprint: str) -> str:
+    """Join the identities of a question and of rows: what an interval is of."""
+    return f"{tag}/{base_fingerprint}"
+
+
+def read_all(directory: str, spans: Sequence[Span], width: int, tag: str) -> Part:
     """Read and combine the parts of some intervals, one after the other.
 
     Raises
     ------
     DataError
-        If one of them is gone or damaged.
+        If one of them is gone, damaged, or of another question than `tag` says.
     """
     merged: Part | None = None
     for span in spans:
@@ -61,6 +68,11 @@ def read_all(directory: str, spans: Sequence[Span], width: int) -> Part:
             raise DataError(
                 f"{interval_path(directory, span)} was written by this run and is gone or damaged "
                 "now. Run again: the other intervals are kept."
+            )
+        if not found[1].startswith(tagged(tag, "")):
+            raise DataError(
+                f"{interval_path(directory, span)} is of another metric or other queries. Remove "
+                "it and run again: the other intervals are kept."
             )
         merged = combine([found[0]] if merged is None else [merged, found[0]], width)
     if merged is None:
@@ -98,6 +110,7 @@ class OnDisk:
             str(self.checkpoint.directory),
             (start, stop),
             self.width,
+            question_tag(self.checkpoint.manifest.metric, self.checkpoint.manifest.queries_sha256),
             self.fingerprint_of(start, stop),
         )
 

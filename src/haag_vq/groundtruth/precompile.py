@@ -41,7 +41,7 @@ def ensure_compiled() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _marker(directory).exists():
                 subprocess.run(
-                    [sys.executable, "-m", "haag_vq.groundtruth.precompile"],
+                    [sys.executable, "-c", f"from {__name__} import compile_all; compile_all()"],
                     check=True,
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
@@ -57,7 +57,7 @@ def _marker(directory: str) -> Path:
     return Path(directory) / f"ready-{hashlib.sha256(cpu.encode()).hexdigest()[:16]}"
 
 
-def _compile_all() -> None:
+def compile_all() -> None:
     """Take every compiled path once."""
     x = np.random.default_rng(0).standard_normal((2 * opening_rows(1), 2), dtype=np.float32)
     queries = Queries.of(x[:1].copy())
@@ -67,7 +67,3 @@ def _compile_all() -> None:
     # Beyond float32's range.
     far = np.full((1, 2), 3e38, np.float32)
     search_block(far, 0, Queries.of(far), 1, "l2")
-
-
-if __name__ == "__main__":
-    _compile_all()

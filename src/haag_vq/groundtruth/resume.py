@@ -9,11 +9,12 @@ from bisect import bisect_left
 import numpy as np
 
 from haag_vq.errors import CertificateError, UsageError
-from haag_vq.groundtruth.checkpoint import Checkpoint, Manifest, open_checkpoint
+from haag_vq.groundtruth.checkpoint import Checkpoint, open_checkpoint
 from haag_vq.groundtruth.cover import cover, cut_at
 from haag_vq.groundtruth.inputs import Inputs
 from haag_vq.groundtruth.intervals import Span, read_interval
-from haag_vq.groundtruth.ondisk import OnDisk, StoredMerge, read_all
+from haag_vq.groundtruth.manifest import Manifest
+from haag_vq.groundtruth.ondisk import OnDisk, StoredMerge, read_all, tagged
 from haag_vq.groundtruth.part import Part, combine, replaced, select, uncertified
 from haag_vq.groundtruth.result import software_versions
 from haag_vq.groundtruth.runner import InMemory, Piece, Runner
@@ -40,14 +41,16 @@ def search(
         )
 
     def fingerprint_of(start: int, stop: int) -> str:
-        return inputs.fingerprint(start, stop, identity)
+        return tagged(inputs.question.tag, inputs.fingerprint(start, stop, identity))
 
-    asked = manifest_of(inputs, fingerprint_of(0, max(inputs.ends)))
+    asked = manifest_of(inputs, inputs.fingerprint(0, max(inputs.ends), identity))
     rows = inputs.question.query_rows
     with open_checkpoint(directory, asked, inputs.question.xq, rows, exclusive=True) as checkpoint:
-        checkpoint.tidy()
         runner.width, runner.on_disk = checkpoint.manifest.width, True
-        spans = checkpoint.verified(0, max(inputs.ends), fingerprint_of)
+        # Before it is tidied: what a damaged interval covers is still there.
+        checkpoint.verified(0, max(inputs.ends), fingerprint_of)
+        checkpoint.tidy()
+        spans = [span for span in checkpoint.spans() if span[1] <= max(inputs.ends)]
         pieces = plan_pieces(inputs, spans)
         keeping = OnDisk(checkpoint, runner.width, runner.n_workers, fingerprint_of)
         runner.search(pieces, keeping, tick=_Tidying(checkpoint))
@@ -112,7 +115,7 @@ def _part_of(inputs: Inputs, runner: Runner, checkpoint: Checkpoint, end: int) -
             "were searched; something removes files there. Run again."
         )
     directory = str(checkpoint.directory)
-    part = read_all(directory, chosen, runner.width)
+    part = read_all(directory, chosen, runner.width, inputs.question.tag)
     wrong = np.flatnonzero(uncertified(part, inputs.question.width))
     if not len(wrong):
         return part

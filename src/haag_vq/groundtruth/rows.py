@@ -23,8 +23,8 @@ from haag_vq.groundtruth.checkpoint import (
     reopen_checkpoint,
 )
 from haag_vq.groundtruth.cover import cover
-from haag_vq.groundtruth.inputs import EXTRA, Question, read_inputs
-from haag_vq.groundtruth.ondisk import OnDisk, read_all
+from haag_vq.groundtruth.inputs import Question, read_inputs
+from haag_vq.groundtruth.ondisk import OnDisk, read_all, tagged
 from haag_vq.groundtruth.result import GroundTruth
 from haag_vq.groundtruth.resume import manifest_of
 from haag_vq.groundtruth.tasks import BlockTask, Search
@@ -87,9 +87,9 @@ def search_rows(
         raise UsageError(f"rows {start:,}:{stop:,} are none of 0:{source.n_rows:,}.")
 
     def fingerprint_of(a: int, b: int) -> str:
-        return inputs.fingerprint(a, b)
+        return tagged(question.tag, inputs.fingerprint(a, b))
 
-    asked = manifest_of(inputs, fingerprint_of(0, source.n_rows))
+    asked = manifest_of(inputs, inputs.fingerprint(0, source.n_rows))
     with open_checkpoint(
         checkpoint, asked, question.xq, question.query_rows, exclusive=False
     ) as opened:
@@ -187,7 +187,7 @@ def merge_checkpoint(
             chosen, gaps = cover(opened.spans(), 0, end)
             if gaps:
                 raise UsageError(_missing(opened, gaps))
-            part = read_all(str(opened.directory), chosen, k + EXTRA)
+            part = read_all(str(opened.directory), chosen, question.width, question.tag)
             whole = end == manifest.n_rows
             fingerprint = manifest.base_fingerprint if whole else ""
             truths.append(answer(question, part, fingerprint, is_own, None))

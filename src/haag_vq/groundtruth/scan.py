@@ -27,6 +27,7 @@ from haag_vq.groundtruth.compiled import (
     padded_dim,
     row_hash,
 )
+from haag_vq.groundtruth.order import kth_smallest, sort_descending
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -192,7 +193,7 @@ def _lower_ceiling(metric: int, q: int, block: Rows, lists: Lists) -> None:
             uppers[n + c] = lists.keys[q, c]
         for c in range(n_known):
             uppers[n + n_exact + c] = lists.known[q, c]
-        bound = np.partition(uppers, k - 1)[k - 1]
+        bound = kth_smallest(uppers, k)
         if bound < lists.ceilings[q]:
             lists.ceilings[q] = bound
     ceiling = lists.ceilings[q]
@@ -224,8 +225,8 @@ def _score_candidates(metric: int, q: int, block: Rows, lists: Lists) -> None:
     n, squared = lists.n_candidates[q], block.q_squared_norms[q]
     terms = np.empty(max(1, padded_dim(d) // 2))
     # From the nearest on, so that most are appended and few inserted.
-    order = np.argsort(-lists.values[q, :n])
-    for c in order:
+    sort_descending(lists.values[q], lists.rows[q], n)
+    for c in range(n):
         row = lists.rows[q, c]
         x = block.x[row]
         key = exact_key(metric, x, block.q[q], squared, terms)
