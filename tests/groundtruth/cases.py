@@ -103,6 +103,27 @@ def _far_outlier(n: int, d: int, rng: np.random.Generator) -> F32:
     return x
 
 
+def _binary(n: int, d: int, rng: np.random.Generator) -> F32:
+    """Zeros and ones: distances are small integers, most of them shared by many rows."""
+    return rng.integers(0, 2, (n, d)).astype(np.float32)
+
+
+def _one_hot(n: int, d: int, rng: np.random.Generator) -> F32:
+    """A single 1: two distances in all."""
+    return np.eye(d, dtype=np.float32)[rng.integers(0, d, n)]
+
+
+def _sparse(n: int, d: int, rng: np.random.Generator) -> F32:
+    """One component in twenty: most products are 0, and so are many rows."""
+    return _normal(n, d, rng) * (rng.random((n, d)) < 0.05).astype(np.float32)
+
+
+def _two_far_clusters(n: int, d: int, rng: np.random.Generator) -> F32:
+    """Around 1000 and -1000, spread by a thousandth: float32 sees two points."""
+    centre = np.where(rng.random((n, 1)) < 0.5, -1000, 1000).astype(np.float32)
+    return centre + _normal(n, d, rng) * np.float32(1e-3)
+
+
 def _at_the_limits(n: int, d: int, rng: np.random.Generator) -> F32:
     """Norms on both sides of where float32 is given up: 2^63 for l2 and 2^±40 for cosine."""
     exponent = rng.choice([-41, -40, -39, 39, 40, 41, 61, 62, 63, 64], (n, 1))
@@ -140,6 +161,10 @@ KINDS: dict[str, Callable[[int, int, np.random.Generator], F32]] = {
     "cancelling": _cancelling,
     "some zero": _some_zero,
     "far outlier": _far_outlier,
+    "binary": _binary,
+    "one-hot": _one_hot,
+    "sparse": _sparse,
+    "two far clusters": _two_far_clusters,
     "at the limits": _at_the_limits,
     "mixture": _mixture,
     "moderate mixture": _moderate_mixture,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
-import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,46 +17,64 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from haag_vq.errors import CertificateError, DataError
-from haag_vq.groundtruth import bounds, d64, engine, kernel
-from haag_vq.groundtruth.kernel import Queries, search_block
-from haag_vq.groundtruth.part import Part
-from haag_vq.sources import Metric
+from haag_vq.groundtruth import bounds, d64, engine, kernel, opening
+from haag_vq.groundtruth.kernel import LARGEST_ID, Queries, search_block
+from haag_vq.groundtruth.part import Part, uncertified
+from haag_vq.groundtruth.workspace import Workspace
+from haag_vq.sources import ArraySource, Metric
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import KINDS, METRICS, kinds, metrics, pair_of, rows_of, seeds
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 FIRST_ID = 7_000_000_000
 
+# What is used again from search to search, as a process does.
+WORKSPACE = Workspace()
 
-def assert_is_truth(part: Part, x: F32, xq: F32, k: int, metric: Metric) -> None:
-    """Ids and the bits of the keys, and that the frontier says no more than is so."""
+
+def assert_is_truth(
+    part: Part, x: F32, xq: F32, k: int, metric: Metric, ceilings: F64 | None = None
+) -> None:
+    """Ids, the bits of the keys, fingerprints, and a frontier that says just what is so."""
     keys, ids = oracle.neighbours(x, xq, k, metric)
-    assert_array_equal(part.ids, ids + FIRST_ID)
-    assert part.keys.tobytes() == keys.tobytes()
+    most = np.full(len(xq), np.inf) if ceilings is None else ceilings
+    asked = keys <= most[:, None]
+    n = asked.sum(axis=1)
+    width = int(n.max(initial=0))
+    assert part.ids.shape == (len(xq), width)
+    assert_array_equal(part.ids, np.where(asked, ids + FIRST_ID, -1)[:, :width])
+    assert part.keys.tobytes() == np.where(asked, keys, np.inf)[:, :width].tobytes()
+    of_rows = d64.row_hashes(x)[ids] if len(x) else np.zeros(ids.shape, np.uint64)
+    assert_array_equal(part.hashes, np.where(asked, of_rows, np.uint64(0))[:, :width])
     assert part.n_rows == len(x)
-    if len(x) > k:
-        assert_array_equal(part.frontier, keys[:, -1])
-        assert_array_equal(part.frontier_ids, ids[:, -1] + FIRST_ID)
-    else:
-        assert np.all(part.frontier == np.inf)
-        assert np.all(part.frontier_ids == -1)
+    for q in range(len(xq)):
+        if n[q] == len(x):
+            frontier = np.inf, -1
+        elif n[q] == k:
+            frontier = keys[q, -1], ids[q, -1] + FIRST_ID
+        else:
+            frontier = most[q], LARGEST_ID if np.isfinite(most[q]) else -1
+        assert (part.frontier[q], part.frontier_ids[q]) == frontier
+    assert part.tally.largest_error <= 1
 
 
-def search_and_check(x: F32, xq: F32, k: int, metric: Metric) -> Part:
-    part = search_block(x, FIRST_ID, Queries.of(xq), k, metric)
-    assert_is_truth(part, x, xq, k, metric)
+def search_and_check(x: F32, xq: F32, k: int, metric: Metric, **options: Any) -> Part:
+    options.setdefault("workspace", WORKSPACE)
+    part = search_block(x, FIRST_ID, Queries.of(xq), k, metric, **options)
+    assert_is_truth(part, x, xq, k, metric, options.get("ceilings"))
     return part
 
 
-# Sizes at which something changes: no rows, one, k, k + SPARE, a group of duplicates, many.
-sizes = st.one_of(st.sampled_from([0, 1, 2, 8, 9, 10, 40, 41]), st.integers(0, 400))
+# Sizes at which something changes: no rows, one, k, the buffer of candidates, many.
+sizes = st.one_of(st.sampled_from([0, 1, 2, 8, 9, 10, 40, 41, 64, 84, 85]), st.integers(0, 400))
 ks = st.one_of(st.sampled_from([1, 2, 10, 99, 100, 101]), st.integers(1, 450))
 
 
 @given(kinds, sizes, st.integers(1, 20), st.integers(1, 64), ks, seeds, metrics)
 @example("mixture", 120, 29, 64, 5, 35, "ip")  # an infinite norm times a zero query
 @example("duplicated", 400, 5, 16, 20, 1, "cosine")
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=300)
 def test_equals_brute_force(
     kind: str, nb: int, nq: int, d: int, k: int, seed: int, metric: Metric
 ) -> None:
@@ -63,11 +84,10 @@ def test_equals_brute_force(
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_equals_brute_force_on_a_larger_block(kind: str, metric: Metric) -> None:
-    """Thousands of rows: FAISS's own tiles of 1,024 rows, and its reservoirs from k=100 on."""
-    engine.use_threads(None)
-    x, xq = pair_of(kind, 3000, 12, 24, 11, metric)
+    """Thousands of rows: FAISS opens, then a tile of 4,096 rows and another."""
+    x, xq = pair_of(kind, 4500, 12, 24, 11, metric)
     for k in (1, 50, 130):
-        search_and_check(x, xq, k, metric)
+        search_and_check(x, xq, k, metric, n_threads=2)
 
 
 @pytest.mark.parametrize("d", [384, 1536])
@@ -77,137 +97,267 @@ def test_equals_brute_force_at_real_dimensions(kind: str, metric: Metric, d: int
     search_and_check(*pair_of(kind, 500, 5, d, 3, metric), 10, metric)
 
 
+@contextmanager
+def tiny_steps(d: int, n_threads: int) -> Iterator[None]:
+    """Every loop's step far smaller than the data, and opened by FAISS all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "TILE_BYTES", 4 * d * 37)
+        patch.setattr(kernel, "PRODUCT_BYTES", n_threads * 4 * 37 * 3)
+        patch.setattr(kernel, "_n_candidates", lambda k: 5)
+        patch.setattr(opening, "LEAST_ROWS", 1)
+        patch.setattr(d64, "PIECE_BYTES", 8 * d64.padded_dim(d) * 5)
+        assert kernel.tile_rows(d) == 37
+        yield
+
+
 @given(
     kinds,
     st.sampled_from([20, 60, 150, 250]) | st.integers(0, 250),
-    st.integers(1, 40),
+    st.integers(1, 150),
     st.integers(1, 24),
     st.sampled_from([1, 5, 20]) | ks,
     seeds,
     metrics,
+    st.integers(1, 3),
+    st.booleans(),
 )
-@example("normal", 250, 10, 8, 10, 1, "cosine")
-@example("duplicated", 250, 10, 8, 20, 1, "cosine")
-@example("duplicated", 250, 10, 8, 20, 1, "l2")
-@settings(deadline=None, max_examples=100)
-def test_batches_tiles_and_scans_change_no_bit(
-    kind: str, nb: int, nq: int, d: int, k: int, seed: int, metric: Metric
+@example("normal", 250, 10, 8, 10, 1, "cosine", 1, False)
+@example("duplicated", 250, 10, 8, 20, 1, "cosine", 2, True)
+@example("duplicated", 250, 130, 8, 20, 1, "l2", 2, True)
+@settings(deadline=None, max_examples=120)
+def test_tiles_batches_buffers_and_threads_change_no_bit(
+    kind: str,
+    nb: int,
+    nq: int,
+    d: int,
+    k: int,
+    seed: int,
+    metric: Metric,
+    n_threads: int,
+    reads: bool,
 ) -> None:
-    """With every loop's step far smaller than the data."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "BATCH_BYTES", 7 * kernel.CANDIDATE_BYTES * (k + kernel.SPARE))
-        patch.setattr(kernel, "TILE_BYTES", 4 * d * 37)
-        patch.setattr(kernel, "SCAN_ROWS", 23)
-        patch.setattr(kernel, "SCAN_QUERIES", 3)
-        patch.setattr(kernel, "SCAN_PIECE", 5)
-        patch.setattr(d64, "PIECE_BYTES", 8 * d64.padded_dim(d) * 5)
-        assert kernel.batch_queries(nq, k) == min(nq, 7)
-        assert kernel.tile_rows(d) == 37
-        search_and_check(*pair_of(kind, nb, nq, d, seed, metric), k, metric)
+    x, xq = pair_of(kind, nb, nq, d, seed, metric)
+    with tiny_steps(d, n_threads):
+        part = search_block(
+            np.full_like(x, np.nan) if reads else x,
+            FIRST_ID,
+            Queries.of(xq),
+            k,
+            metric,
+            source=ArraySource(x) if reads else None,
+            n_threads=n_threads,
+            workspace=Workspace(),
+        )
+    assert_is_truth(part, x, xq, k, metric)
+
+
+@given(
+    kinds,
+    st.integers(1, 250),
+    st.integers(1, 12),
+    st.integers(1, 24),
+    st.integers(1, 60),
+    seeds,
+    metrics,
+    st.data(),
+)
+@settings(deadline=None, max_examples=150)
+def test_a_ceiling_from_outside_leaves_out_what_is_above_it_and_nothing_else(
+    kind: str, nb: int, nq: int, d: int, k: int, seed: int, metric: Metric, data: st.DataObject
+) -> None:
+    """Ceilings at keys that rows have, so that equality is met; between them, and beyond all."""
+    x, xq = pair_of(kind, nb, nq, d, seed, metric)
+    keys = np.sort(oracle.distances(x, xq, metric), axis=1)
+    places = st.integers(0, nb - 1)
+    ceilings = np.array([keys[q, data.draw(places)] for q in range(nq)])
+    change = data.draw(st.sampled_from(["equal", "below", "beyond", "nothing"]))
+    if change == "below":
+        ceilings = np.nextafter(ceilings, -np.inf)
+    elif change == "beyond":
+        ceilings[::2] = np.inf
+    elif change == "nothing":
+        ceilings[::2] = -np.inf
+    with tiny_steps(d, 1):
+        search_and_check(x, xq, k, metric, ceilings=ceilings, workspace=Workspace())
+    search_and_check(x, xq, k, metric, ceilings=ceilings)
+
+
+@given(
+    st.sampled_from(["normal", "duplicated", "integers", "binary", "all equal", "one ulp apart"]),
+    st.integers(1, 150),
+    st.integers(0, 150),
+    st.integers(1, 12),
+    st.integers(1, 40),
+    seeds,
+    metrics,
+)
+@settings(deadline=None, max_examples=150)
+def test_neighbours_known_from_other_rows_count_and_the_frontier_is_no_lie(
+    kind: str, nb: int, n_known: int, d: int, k: int, seed: int, metric: Metric
+) -> None:
+    """What the block alone would have listed may be missing, but never up to the frontier."""
+    both, xq = pair_of(kind, nb + n_known, 6, d, seed, metric)
+    x, known = both[:nb].copy(), None
+    if n_known >= k:
+        known = oracle.neighbours(both[nb:], xq, k, metric)[0]
+    with tiny_steps(d, 1):
+        part = search_block(
+            x,
+            FIRST_ID,
+            Queries.of(xq),
+            k,
+            metric,
+            ceilings=None if known is None else known.max(axis=1),
+            known=known,
+            workspace=Workspace(),
+        )
+    assert_says_what_is_so(part, x, xq, metric)
+    # All of the block's rows that are among the k nearest of both are there.
+    keys, ids = oracle.neighbours(both, xq, k, metric)
+    for q in range(len(xq)):
+        needed = {int(row) + FIRST_ID for row in ids[q] if row < nb}
+        assert needed <= set(part.ids[q].tolist())
+        if len(both) >= k:
+            assert (keys[q, -1], -1) <= (part.frontier[q], part.frontier_ids[q])
+
+
+def assert_says_what_is_so(part: Part, x: F32, xq: F32, metric: Metric) -> None:
+    """Rows listed have their D64 and are in order; every row up to the frontier is listed."""
+    exact = oracle.distances(x, xq, metric)
+    for q in range(len(xq)):
+        rows = part.ids[q][part.ids[q] >= 0] - FIRST_ID
+        listed = list(zip(part.keys[q].tolist(), rows.tolist(), strict=False))
+        assert listed == sorted(zip(exact[q, rows].tolist(), rows.tolist(), strict=True))
+        frontier = float(part.frontier[q]), int(part.frontier_ids[q]) - FIRST_ID
+        wanted = {row for row in range(len(x)) if (exact[q, row], row) <= frontier}
+        assert wanted <= set(rows.tolist())
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_ties_at_the_last_place_are_scanned_for(metric: Metric) -> None:
+def test_a_ceiling_spares_scoring(metric: Metric) -> None:
+    x, xq = pair_of("normal", 3000, 40, 32, 5, metric)
+    free = search_and_check(x, xq, 10, metric)
+    pruned = search_and_check(x, xq, 10, metric, ceilings=free.keys[:, 0].copy())
+    assert 0 < pruned.tally.n_scored < free.tally.n_scored / 4
+    assert uncertified(pruned, 10).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_ties_at_the_last_place_take_no_second_look(metric: Metric) -> None:
     """Groups of 40 equal rows and k=20: which of them belong is for their ids to say."""
     x, xq = pair_of("duplicated", 2000, 30, 16, 1, metric)
-    part = search_and_check(x, xq, 20, metric)
-    assert part.n_widened > 0
-
-
-def test_the_scan_finds_what_faiss_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every query scanned, from the worst candidates there could be."""
-    x, xq = pair_of("normal", 1500, 9, 20, 2, "l2")
-
-    def farthest(
-        block: kernel._Block, queries: Queries, chosen: NDArray[np.int64], n: int
-    ) -> tuple[F32, NDArray[np.int64]]:
-        exact = oracle.distances(block.x, queries.x[chosen], block.metric)
-        rows = np.argsort(-exact, axis=1)[:, :n]
-        # Distances that are right and a claim that is not: nothing outside is nearer than these.
-        return np.take_along_axis(exact, rows, 1).astype(np.float32), rows
-
-    monkeypatch.setattr(kernel, "_propose", farthest)
-    monkeypatch.setattr(kernel, "_decide", _never_decide(kernel._decide))
-    for metric in METRICS:
-        part = search_and_check(x, xq, 10, metric)
-        assert part.n_widened == len(xq)
-
-
-def _never_decide(decide: object) -> object:
-    def undecided(*args: object) -> bool:
-        assert callable(decide)
-        decide(*args)
-        return False
-
-    return undecided
+    search_and_check(x, xq, 20, metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_easy_data_is_certified_by_faiss_alone(metric: Metric) -> None:
-    part = search_and_check(*pair_of("normal", 3000, 40, 32, 5, metric), 10, metric)
+def test_more_ties_than_candidates_fit_are_scored_on_the_way(metric: Metric) -> None:
+    x, xq = pair_of("all equal", 5000, 3, 16, 1, metric)
+    part = search_and_check(x, xq, 20, metric)
+    assert part.tally.n_widened == len(xq)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_easy_data_score_few_rows(metric: Metric) -> None:
+    part = search_and_check(*pair_of("normal", 9000, 40, 32, 5, metric), 10, metric)
     # A query that is a row of the base is at distance 0, and its bound no smaller for it.
-    assert part.n_widened == 0
+    assert part.tally.n_widened == 0
+    assert 10 * 40 <= part.tally.n_scored < 1.5 * 10 * 40
+
+
+def asked_of_faiss(patch: pytest.MonkeyPatch) -> list[int]:
+    """Let FAISS open every block, and note how many queries it was asked each time."""
+    asked: list[int] = []
+    knn = engine.knn
+
+    def noted(xq: F32, xb: F32, k: int, similarity: bool) -> Any:
+        asked.append(len(xq))
+        return knn(xq, xb, k, similarity)
+
+    patch.setattr(opening, "LEAST_ROWS", 1)
+    patch.setattr(engine, "knn", noted)
+    return asked
 
 
 def test_what_float32_cannot_hold_never_reaches_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("FAISS was asked about norms it cannot square")
-
-    monkeypatch.setattr(engine, "knn", refuse)
+    asked = asked_of_faiss(monkeypatch)
     for metric in METRICS:
-        search_and_check(*pair_of("norm 3e38", 100, 5, 8, 1, metric), 10, metric)
+        part = search_and_check(*pair_of("norm 3e38", 100, 5, 8, 1, metric), 10, metric)
+        assert part.tally.n_scored >= 500
+    assert asked == []
+    search_and_check(*pair_of("normal", 100, 5, 8, 1, "l2"), 10, "l2")
+    assert asked == [5]
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
-def test_one_query_beyond_float32_leaves_the_others_to_faiss(metric: Metric) -> None:
+def test_one_query_beyond_float32_leaves_the_others_to_faiss(
+    monkeypatch: pytest.MonkeyPatch, metric: Metric
+) -> None:
+    asked = asked_of_faiss(monkeypatch)
     x, xq = pair_of("normal", 300, 6, 8, 1, metric)
     xq[2] = np.float32(3e38)
-    search_and_check(x, xq, 10, metric)
+    part = search_and_check(x, xq, 10, metric)
+    assert asked == [5]
+    assert part.tally.n_widened == 1
 
 
-def test_a_missing_proposal_is_scored_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FAISS says −1 where it found nothing; that must not become the last row."""
+def test_limits_are_where_float32_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both sides of each limit the answer is right; inside, FAISS is asked."""
+    rows = rows_of("normal", 60, 16, 1)
+    unit = rows / np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    low, high = bounds.COSINE_NORM_RANGE
+    scales = {"l2": [2.0**61, 2.0**63], "ip": [2.0**62, 2.0**63.5], "cosine": [low / 2, high * 2]}
+    inside = {"l2": 2.0**61, "ip": 2.0**62, "cosine": high / 2}
+    asked = asked_of_faiss(monkeypatch)
+    for metric in METRICS:
+        for scale in (*scales[metric], inside[metric]):
+            x = (unit * scale).astype(np.float32)
+            asked.clear()
+            search_and_check(x, x[:4].copy(), 5, metric)
+            assert bool(asked) == (scale == inside[metric])
+
+
+def test_a_missing_proposal_gives_no_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAISS says −1 where it found nothing, with a distance that means nothing."""
     knn = engine.knn
 
-    def forgetful(xq: F32, xb: F32, k: int, similarity: bool) -> tuple[F32, NDArray[np.int64]]:
+    def forgetful(xq: F32, xb: F32, k: int, similarity: bool) -> Any:
         D, I = knn(xq, xb, k, similarity)
         I[::2, -1] = -1
+        D[::2, -1] = np.inf if similarity else -np.inf
         return D, I
 
+    monkeypatch.setattr(opening, "LEAST_ROWS", 1)
     monkeypatch.setattr(engine, "knn", forgetful)
     for metric in METRICS:
         search_and_check(*pair_of("normal", 300, 7, 8, 1, metric), 10, metric)
+
+
+class Miscalculating:
+    """NumPy, but for matrix products that come out a little larger for query 3."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def matmul(self, x: F32, y: F32, out: F32) -> F32:
+        np.matmul(x, y, out=out)
+        if out.shape[1] > 3:
+            out[:, 3] += np.float32(0.01)
+        return out
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_arithmetic_that_breaks_the_bound_is_reported(
     monkeypatch: pytest.MonkeyPatch, metric: Metric
 ) -> None:
-    knn = engine.knn
-
-    def wrong(xq: F32, xb: F32, k: int, similarity: bool) -> tuple[F32, NDArray[np.int64]]:
-        D, I = knn(xq, xb, k, similarity)
-        D[3, 4] += np.float32(0.01)
-        return D, I
-
-    monkeypatch.setattr(engine, "knn", wrong)
     x, xq = pair_of("normal", 300, 7, 8, 1, metric)
-    with pytest.raises(CertificateError, match=rf"query 3, {metric}.*please report it"):
-        search_block(x, 0, Queries.of(xq), 10, metric)
-
-
-def test_distances_that_are_not_numbers_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    knn = engine.knn
-
-    def wrong(xq: F32, xb: F32, k: int, similarity: bool) -> tuple[F32, NDArray[np.int64]]:
-        D, I = knn(xq, xb, k, similarity)
-        D[0, 0] = np.nan
-        return D, I
-
-    monkeypatch.setattr(engine, "knn", wrong)
-    x, xq = pair_of("normal", 300, 7, 8, 1, "l2")
-    with pytest.raises(CertificateError):
-        search_block(x, 0, Queries.of(xq), 10, "l2")
+    monkeypatch.setattr(kernel, "np", Miscalculating())
+    with pytest.raises(CertificateError, match=rf"query 3, {metric}.*please report it") as caught:
+        search_block(x, FIRST_ID, Queries.of(xq), 10, metric)
+    # The pair can be looked up: the message has its row and its true distance.
+    words = re.match(r"row ([\d,]+), .* is off D64 (\S+) by", str(caught.value))
+    assert words is not None
+    row = int(words[1].replace(",", "")) - FIRST_ID
+    assert float(words[2]) == oracle.distances(x[row : row + 1], xq[3:4], metric)[0, 0]
 
 
 def test_zero_vectors_under_cosine_are_named() -> None:
@@ -221,7 +371,7 @@ def test_zero_vectors_under_cosine_are_named() -> None:
 def test_a_row_whose_float32_norm_is_zero_is_no_zero_vector() -> None:
     x, xq = pair_of("normal", 50, 3, 8, 1, "cosine")
     x[17] *= np.float32(1e-30)
-    assert engine.squared_norms_f32(x)[17] == 0
+    assert (x[17] ** 2).sum() == 0
     search_and_check(x, xq, 5, "cosine")
 
 
@@ -230,6 +380,12 @@ def test_a_block_without_rows_is_an_empty_and_complete_part(metric: Metric) -> N
     _, xq = pair_of("normal", 10, 3, 8, 1, metric)
     part = search_and_check(np.empty((0, 8), np.float32), xq, 5, metric)
     assert part.keys.shape == part.ids.shape == (3, 0)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_queries_have_no_neighbours(metric: Metric) -> None:
+    x, xq = pair_of("normal", 10, 3, 8, 1, metric)
+    assert search_and_check(x, xq[:0].copy(), 5, metric).keys.shape[0] == 0
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -250,21 +406,32 @@ def test_answers_do_not_depend_on_other_queries_or_on_the_blocks_size(metric: Me
 @pytest.mark.parametrize("metric", METRICS)
 def test_inputs_are_left_as_they_were(metric: Metric) -> None:
     x, xq = pair_of("duplicated", 200, 5, 8, 1, metric)
-    before = x.copy(), xq.copy()
-    x.flags.writeable = xq.flags.writeable = False
+    ceilings = np.full(5, 0.5)
+    known = np.full((5, 12), 0.25)
+    given = (x, xq, ceilings, known)
+    before = [array.copy() for array in given]
     search_block(x, 0, Queries.of(xq), 10, metric)
-    assert_array_equal(x, before[0])
-    assert_array_equal(xq, before[1])
+    search_block(x, 0, Queries.of(xq), 10, metric, ceilings=ceilings, known=known)
+    for array, copy in zip(given, before, strict=True):
+        assert_array_equal(array, copy)
+
+
+def test_a_part_is_not_the_workspaces_memory() -> None:
+    """The next block's lists would be written over it."""
+    x, xq = pair_of("normal", 300, 9, 16, 1, "l2")
+    workspace = Workspace()
+    first = search_block(x, FIRST_ID, Queries.of(xq), 10, "l2", workspace=workspace)
+    search_block(-x, 0, Queries.of(xq), 10, "l2", workspace=workspace)
+    assert_is_truth(first, x, xq, 10, "l2")
 
 
 def test_threads_search_side_by_side() -> None:
     x, xq = pair_of("duplicated", 800, 20, 16, 1, "l2")
-    expected = oracle.neighbours(x, xq, 10, "l2")
     found: list[Part] = []
 
     def work() -> None:
         engine.use_threads(1)
-        found.append(search_block(x, 0, Queries.of(xq), 10, "l2"))
+        found.append(search_block(x, FIRST_ID, Queries.of(xq), 10, "l2", n_threads=2))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -273,100 +440,33 @@ def test_threads_search_side_by_side() -> None:
         thread.join()
     assert len(found) == 4
     for part in found:
-        assert_array_equal(part.ids, expected[1])
-        assert part.keys.tobytes() == expected[0].tobytes()
+        assert_is_truth(part, x, xq, 10, "l2")
 
 
-def test_without_the_bound_the_answer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That these data need the scan at all: a bound of nothing lets FAISS's order stand."""
-    x, xq = pair_of("one ulp apart", 2000, 60, 64, 1, "l2")
-    monkeypatch.setattr(kernel, "_error", lambda *args: np.float64(1e-300))
-    monkeypatch.setattr(kernel, "_check_error", lambda *args: None)
-    part = search_block(x, 0, Queries.of(xq), 20, "l2")
-    assert not np.array_equal(part.ids, oracle.neighbours(x, xq, 20, "l2")[1])
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_an_error_while_reading_is_raised(n_threads: int) -> None:
+    x, xq = pair_of("normal", 9000, 5, 16, 1, "l2")
+    x[8000, 3] = np.nan
+    with pytest.raises(DataError, match="the first is row 8000|row 8,000"):
+        search_block(
+            np.empty_like(x),
+            0,
+            Queries.of(xq),
+            10,
+            "l2",
+            source=ArraySource(x),
+            n_threads=n_threads,
+        )
 
 
-@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
-    ("kind", "nb", "nq", "d", "k"),
-    [
-        ("all equal", 3000, 4, 3072, 2),  # every row of a tile is within the bound
-        ("all equal", 17_000, 66, 16, 2),
-        ("normal", 3000, 1000, 512, 2),
-        ("normal", 3000, 1000, 8, 300),
-        ("mixture", 1500, 400, 512, 1),  # some of the queries are not for FAISS
-        ("norm 3e38", 3000, 4, 1536, 2),
-        ("normal", 1, 2, 1, 1),
-    ],
+    ("n_threads", "scratch", "block", "expected"),
+    [(8, 0, 0, 1), (8, 0, 1 << 20, 8), (8, 1 << 20, 16 << 20, 4), (2, 1 << 30, 1 << 20, 1)],
 )
-def test_workspace_is_not_passed(
-    kind: str, nb: int, nq: int, d: int, k: int, metric: Metric
+def test_readers_scratch_takes_no_more_than_a_quarter_of_the_block(
+    n_threads: int, scratch: int, block: int, expected: int
 ) -> None:
-    """As NumPy allocates it; what FAISS does itself is measured in whole processes."""
-    x, xq = pair_of(kind, nb, nq, d, 1, metric)
-    tracemalloc.start()
-    try:
-        part = search_block(x, 0, Queries.of(xq), k, metric)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert part.n_rows == nb
-    assert peak <= kernel.workspace_bytes(nb, nq, d, k, metric)
-
-
-def test_merging_tiles_keeps_to_the_batchs_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, xq = pair_of("normal", 3000, 1000, 8, 1, "cosine")
-    monkeypatch.setattr(kernel, "TILE_BYTES", 4 * 8 * 500)
-    block, queries = kernel._measure(x, 0, "cosine"), Queries.of(xq)
-    tracemalloc.start()
-    try:
-        kernel._propose(block, queries, np.arange(1000), 200)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    n_queries_bytes = 2 * xq.nbytes + kernel.TILE_BYTES
-    assert peak <= 1000 * 200 * kernel.CANDIDATE_BYTES + n_queries_bytes
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_workspace_grows_with_rows_queries_and_k(metric: Metric) -> None:
-    sizes = [(1, 10), (500, 10_000), (50_000, 200_000)]
-    for d in (8, 1536):
-        for k in (1, 50, 2000):
-            grown = [kernel.workspace_bytes(nb, nq, d, k, metric) for nq, nb in sizes]
-            assert grown == sorted(grown)
-            fewer = kernel.workspace_bytes(10_000, 500, d, max(1, k // 2), metric)
-            assert fewer <= kernel.workspace_bytes(10_000, 500, d, k, metric)
-
-
-def test_batches_hold_at_least_one_query() -> None:
-    assert kernel.batch_queries(1, 10**7) == 1
-    assert kernel.batch_queries(10, 10**7) == 1
-    assert kernel.batch_queries(10, 1) == 10
-
-
-def test_limits_are_where_float32_ends() -> None:
-    """On both sides of each limit the answer is right; inside, FAISS is asked."""
-    asked = []
-    rows = rows_of("normal", 60, 16, 1)
-    unit = rows / np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
-    low, high = bounds.COSINE_NORM_RANGE
-    scales = {"l2": [2.0**61, 2.0**63], "ip": [2.0**62, 2.0**63.5], "cosine": [low / 2, high * 2]}
-    inside = {"l2": 2.0**61, "ip": 2.0**62, "cosine": high / 2}
-    knn = engine.knn
-
-    def noted(xq: F32, xb: F32, k: int, similarity: bool) -> tuple[F32, NDArray[np.int64]]:
-        asked.append(len(xb))
-        return knn(xq, xb, k, similarity)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "knn", noted)
-        for metric in METRICS:
-            for scale in (*scales[metric], inside[metric]):
-                x = (unit * scale).astype(np.float32)
-                asked.clear()
-                search_and_check(x, x[:4].copy(), 5, metric)
-                assert bool(asked) == (scale == inside[metric])
+    assert kernel.n_readers(n_threads, scratch, block) == expected
 
 
 def test_parts_are_values() -> None:

@@ -101,6 +101,7 @@ def read_inputs(
     metric: str,
     prefixes: Sequence[int | None] | None,
     exclude_self: bool,
+    progress: bool,
 ) -> Inputs:
     """Check what `ground_truth` was given, and read the queries.
 
@@ -109,7 +110,7 @@ def read_inputs(
     UsageError, DataError
         As `ground_truth` does.
     """
-    ensure_compiled()
+    ensure_compiled(announce=progress)
     k = whole_number("k", k)
     chosen = _choose_metric(metric, base)
     xq = _load_queries(queries, base)

@@ -26,8 +26,10 @@ TIMEOUT_SECONDS = 300
 
 
 @cache
-def ensure_compiled() -> None:
+def ensure_compiled(announce: bool = False) -> None:
     """Have the search compiled for this CPU if nobody has; once a process.
+
+    `announce` says so on standard error, where it has to be done.
 
     Where that cannot be (nowhere to keep it, no process to be had) this process compiles for itself
     when it comes to it.
@@ -40,6 +42,8 @@ def ensure_compiled() -> None:
             # Of many workers that start at once, one compiles and the others wait.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _marker(directory).exists():
+                if announce:
+                    print("compiling the search for this CPU, once …", file=sys.stderr, flush=True)
                 subprocess.run(
                     [sys.executable, "-c", f"from {__name__} import compile_all; compile_all()"],
                     check=True,

@@ -78,7 +78,7 @@ def search_rows(
     Uses all cores of the process. Memory as `ground_truth` projects it for one worker.
     """
     started = time.perf_counter()
-    inputs = read_inputs(base, queries, k, metric, None, False)
+    inputs = read_inputs(base, queries, k, metric, None, False, progress)
     source, question = inputs.target, inputs.question
     if not isinstance(source, VectorSource):
         raise UsageError("only a dataset or a source can be searched by rows, not a Dask array.")

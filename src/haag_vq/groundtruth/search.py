@@ -127,7 +127,7 @@ def ground_truth(
     the run and refused if too much.
     """
     started = time.perf_counter()
-    inputs = read_inputs(base, queries, k, metric, prefixes, exclude_self)
+    inputs = read_inputs(base, queries, k, metric, prefixes, exclude_self, progress)
     workers = current_workers()
     block_bytes = None if chunk_size is None else parse_bytes(chunk_size)
     runner = Runner(inputs, workers, block_bytes, run_dir, progress)
