@@ -327,11 +327,13 @@ class _Search:
         frontier = lists.ceilings.copy()
         frontier_ids = np.where(np.isfinite(frontier), LARGEST_ID, -1)
         full = lists.n_exact == lists.keys.shape[1]
-        if nb > lists.keys.shape[1]:
-            frontier[full] = lists.keys[full, -1]
-            frontier_ids[full] = lists.ids[full, -1] + self._first_id
-        else:
+        if nb == lists.keys.shape[1]:
             frontier[full], frontier_ids[full] = np.inf, -1
+        else:
+            # What was scored before the ceiling fell may lie above it.
+            last = full & (lists.keys[:, -1] <= lists.ceilings)
+            frontier[last] = lists.keys[last, -1]
+            frontier_ids[last] = lists.ids[last, -1] + self._first_id
         tally = Tally(
             int(lists.n_scored.sum()),
             int((lists.n_widened > 0).sum()),
