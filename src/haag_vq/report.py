@@ -82,7 +82,7 @@ def _findings(found: Findings) -> str:
     told = [
         f"{found.n_tied:,} queries tied at the last place",
         f"{found.n_duplicates:,} exact duplicates among neighbours",
-        f"{found.n_self_matches:,} queries that are rows of the base",
+        f"{found.n_self_matches:,} queries whose vector is in the base",
     ]
     if found.n_excluded:
         told.append(f"{found.n_excluded:,} left out")

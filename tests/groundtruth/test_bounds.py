@@ -55,7 +55,10 @@ def float32_keys(x: F32, xq: F32, metric: Metric) -> tuple[F64, F64]:
     elif metric == "cosine":
         values *= inverse_roots(squared)[:, None]
     ours = np.array(
-        [[scan._key_of(code, v, q2) for v in column] for column, q2 in zip(values.T, q_squared)]
+        [
+            [scan._key_of(code, value, q2) for value in column]
+            for column, q2 in zip(values.T, q_squared, strict=True)
+        ]
     )
     rows = x * inverse_roots(squared)[:, None] if metric == "cosine" else x
     D, I = engine.knn(q, rows, len(x), metric != "l2")

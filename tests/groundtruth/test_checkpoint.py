@@ -82,6 +82,8 @@ def test_grows_with_its_base(tmp_path: Path) -> None:
     with opened(tmp_path, larger) as grown:
         assert grown.manifest.cuts == (100, 250)
         spans = grown.verified(0, 250, fingerprint_of)
+        assert read_manifest(tmp_path) == question()
+        grown.accept()
         assert cover(spans, 0, 250) == ([(0, 60), (60, 100)], [(100, 250)])
     assert read_manifest(tmp_path) == grown.manifest
     assert grown.manifest.base_fingerprint == "base of 250"

@@ -180,6 +180,34 @@ def test_memory_order_does_not_matter() -> None:
             assert d64.squared_norms(view).tobytes() == d64.squared_norms(x).tobytes()
 
 
+def test_known_hashes() -> None:
+    """They are kept in checkpoints, and must be those of every machine and version."""
+    rows = np.array([[1, -2.5, 0], [0, 0, 2.0**-149], [3e38, 1, 1]], np.float32)
+    assert d64.hash_multipliers(3).tolist() == [splitmix(i) | 1 for i in range(3)]
+    for row, found in zip(rows, d64.row_hashes(rows).tolist(), strict=True):
+        words = [int(word) for word in row.view(np.uint32)]
+        assert found == sum(w * (splitmix(i) | 1) for i, w in enumerate(words)) % 2**64
+
+
+def splitmix(n: int) -> int:
+    """The n-th number of SplitMix64 from seed 0, as published by Vigna."""
+    z = (n + 1) * 0x9E3779B97F4A7C15 % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def test_hashes_do_not_depend_on_pieces_or_on_memory_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, _ = pair_of("integers", 100, 1, 20, 3, "l2")
+    whole = d64.row_hashes(x).tolist()
+    assert d64.row_hashes(np.asfortranarray(x)).tolist() == whole
+    assert d64.row_hashes(np.where(x == 0, np.float32(-0.0), x)).tolist() == whole
+    monkeypatch.setattr(d64, "PIECE_BYTES", 7 * 8 * 32)
+    assert d64.row_hashes(x).tolist() == whole
+
+
 BITS_PROGRAM = """
 import hashlib
 import numpy as np

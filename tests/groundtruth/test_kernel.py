@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
+import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -443,6 +445,51 @@ def test_threads_search_side_by_side() -> None:
         assert_is_truth(part, x, xq, 10, "l2")
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n_threads", [1, 4])
+@pytest.mark.parametrize(
+    ("kind", "nb", "nq", "d", "k"),
+    [
+        ("all equal", 3000, 4, 3072, 2),  # every row of a tile is within the bound
+        ("all equal", 17_000, 66, 16, 2),
+        ("normal", 5000, 1000, 512, 2),
+        ("normal", 5000, 1000, 8, 300),
+        ("mixture", 1500, 400, 512, 1),  # some of the queries are not for FAISS
+        ("norm 3e38", 3000, 4, 1536, 2),
+        ("normal", 1, 2, 1, 1),
+    ],
+)
+def test_workspace_is_not_passed(
+    kind: str, nb: int, nq: int, d: int, k: int, n_threads: int, metric: Metric
+) -> None:
+    """As NumPy allocates it; what FAISS does itself is measured in whole processes."""
+    x, xq = pair_of(kind, nb, nq, d, 1, metric)
+    peak = peak_of_search(x, xq, k, metric, n_threads)
+    assert peak <= kernel.workspace_bytes(nb, nq, d, k, metric) + 100_000
+
+
+def peak_of_search(x: F32, xq: F32, k: int, metric: Metric, n_threads: int) -> int:
+    tracemalloc.start()
+    try:
+        part = search_block(x, 0, Queries.of(xq), k, metric, n_threads=n_threads)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert part.n_rows == len(x)
+    return peak
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_workspace_grows_with_rows_queries_and_k(metric: Metric) -> None:
+    sizes = [(1, 10), (500, 10_000), (50_000, 200_000)]
+    for d in (8, 1536):
+        for k in (1, 50, 2000):
+            grown = [kernel.workspace_bytes(nb, nq, d, k, metric) for nq, nb in sizes]
+            assert grown == sorted(grown)
+            fewer = kernel.workspace_bytes(10_000, 500, d, max(1, k // 2), metric)
+            assert fewer <= kernel.workspace_bytes(10_000, 500, d, k, metric)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_an_error_while_reading_is_raised(n_threads: int) -> None:
     x, xq = pair_of("normal", 9000, 5, 16, 1, "l2")
@@ -467,6 +514,40 @@ def test_readers_scratch_takes_no_more_than_a_quarter_of_the_block(
     n_threads: int, scratch: int, block: int, expected: int
 ) -> None:
     assert kernel.n_readers(n_threads, scratch, block) == expected
+
+
+class Crowded(ArraySource):
+    """Notes how many read at one time; decoding takes so much memory beside the rows."""
+
+    scratch_bytes = 1 << 20
+
+    def __init__(self, array: F32) -> None:
+        super().__init__(array)
+        self.n_reading = self.most = 0
+        self._lock = threading.Lock()
+
+    def read_into(self, start: int, out: F32) -> None:
+        with self._lock:
+            self.n_reading += 1
+            self.most = max(self.most, self.n_reading)
+        time.sleep(1e-3)
+        super().read_into(start, out)
+        with self._lock:
+            self.n_reading -= 1
+
+
+@pytest.mark.parametrize(("n_rows", "most"), [(1000, 1), (40_000, 2)])
+def test_a_block_is_read_by_as_many_as_have_scratch(n_rows: int, most: int) -> None:
+    """Of four threads: 40,000 rows of 64 are 9.8 MiB, a quarter of which holds two."""
+    x, xq = pair_of("normal", n_rows, 5, 64, 1, "l2")
+    source = Crowded(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "TILE_BYTES", 4 * 64 * (n_rows // 20))
+        part = search_block(
+            np.empty_like(x), FIRST_ID, Queries.of(xq), 9, "l2", source=source, n_threads=4
+        )
+    assert_is_truth(part, x, xq, 9, "l2")
+    assert source.most == most
 
 
 def test_parts_are_values() -> None:

@@ -75,8 +75,13 @@ def lowered(part: Part, place: int) -> Part:
     """The same lists, known to be complete only up to one of their places."""
     if place >= part.keys.shape[1]:
         return part
+    keys, ids = part.keys[:, place], part.ids[:, place]
+    # Never raised: padding is no row, and a ceiling may be lower already.
+    lower = (ids >= 0) & (keys <= part.frontier)
     return replace(
-        part, frontier=part.keys[:, place].copy(), frontier_ids=part.ids[:, place].copy()
+        part,
+        frontier=np.where(lower, keys, part.frontier),
+        frontier_ids=np.where(lower, ids, part.frontier_ids),
     )
 
 
@@ -134,7 +139,9 @@ def test_merged_parts_are_the_search_of_all_rows(
     whole = part_of(keys, 0, k)
     merged = in_any_tree(parts, k, data)
     assert not uncertified(merged, k).any()
-    for found, right in zip(finalize(merged, k), (whole.keys, whole.ids, whole.hashes), strict=True):
+    for found, right in zip(
+        finalize(merged, k), (whole.keys, whole.ids, whole.hashes), strict=True
+    ):
         assert_array_equal(found, right)
     assert merged.n_rows == keys.shape[1]
     assert_array_equal(merged.frontier, whole.frontier)
@@ -287,9 +294,7 @@ def test_a_base_without_rows_is_certified() -> None:
 
 def test_the_uncertified_query_is_named() -> None:
     ids = np.ones((4, 1), np.int64)
-    part = Part(
-        np.zeros((4, 1)), ids, hashes_of(ids), np.array([1.0, 1, -1, 1]), np.full(4, -1), 9
-    )
+    part = Part(np.zeros((4, 1)), ids, hashes_of(ids), np.array([1.0, 1, -1, 1]), np.full(4, -1), 9)
     with pytest.raises(CertificateError, match=r"^1 of 4 .*query 2: 1 of k=1 .* please report it"):
         finalize(part, 1)
 
@@ -338,9 +343,7 @@ def test_padding_is_no_row() -> None:
 
 
 def test_counts_add_up_and_the_largest_error_stays() -> None:
-    parts = [
-        replace(hand_made([], [], n_rows=n), tally=Tally(n, 10 * n, 0.5 / n)) for n in (1, 2)
-    ]
+    parts = [replace(hand_made([], [], n_rows=n), tally=Tally(n, 10 * n, 0.5 / n)) for n in (1, 2)]
     merged = combine(parts, 3)
     assert (merged.n_rows, merged.tally) == (3, Tally(3, 30, 0.5))
 

@@ -270,3 +270,13 @@ def test_workers_keep_what_they_finish(tmp_path: Path) -> None:
         base.check(truth)
     assert base.reads() == [1] * N
     assert list_intervals(tmp_path / "run") == [(0, N)]
+
+
+def test_a_refused_base_leaves_no_mark(tmp_path: Path) -> None:
+    base = Base(tmp_path)
+    base.search(tmp_path / "run", 800)
+    wrong = Base(tmp_path)
+    wrong.x[3] += 1
+    with pytest.raises(UsageError, match="another base"):
+        wrong.search(tmp_path / "run")
+    base.check(base.search(tmp_path / "run"))

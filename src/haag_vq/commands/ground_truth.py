@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
     if args.rows is not None:
         return _run_rows(args)
     if args.out is None:
-        raise UsageError("--out is needed: a file to write the answer to")
+        raise UsageError(
+            "--out is needed, a file to write the answer to. See haag-vq ground-truth --help."
+        )
     outs = prefix_outs(args.out, args.prefixes)
     for out in outs:
         check_suffix(out)

@@ -122,7 +122,8 @@ def plan_blocks(
     plans = [plan_for(piece, block_bytes) for piece in pieces]
     max_rows, projection = _project(plans, shape)
     check_fits(
-        f"searching a block of {max_rows:,} rows for {shape.nq:,} queries, k={shape.k}",
+        f"searching a block of {max_rows:,} rows for {shape.nq:,} queries, "
+        f"lists of {shape.k:,} (k and 2 more),",
         projection,
         allowance,
         _remedy(pieces, shape, block_bytes, projection, allowance),

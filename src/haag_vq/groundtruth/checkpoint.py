@@ -96,6 +96,17 @@ class Checkpoint:
             sound.append(span)
         return sound
 
+    def accept(self) -> None:
+        """Write down what is asked now (a larger base, other prefixes), once it is found right."""
+        with briefly_alone(self.directory):
+            known = read_manifest(self.directory)
+            manifest = self.manifest
+            if known is not None:
+                manifest = agreed(self.directory, known, manifest)
+            if manifest != known:
+                write_manifest(self.directory, manifest)
+            self.manifest = manifest
+
     def tidy(self) -> None:
         """Remove intervals that lie inside others, and what killed writers have left.
 
@@ -197,10 +208,9 @@ def _entered(home: Path, asked: Manifest, xq: F32, query_rows: I64 | None) -> Ma
     """Make the files of a new checkpoint, or agree with those that are there."""
     known = read_manifest(home)
     if known is not None:
-        manifest = agreed(home, known, asked)
-        if manifest != known:
-            write_manifest(home, manifest)
-        return manifest
+        # Written when the intervals have been looked at (`accept`): a base that is refused then
+        # must not have left its mark.
+        return agreed(home, known, asked)
     if list_intervals(home):
         raise UsageError(
             f"{home} holds finished rows and no manifest.json: of which question they are cannot "

@@ -66,8 +66,9 @@ def read_all(directory: str, spans: Sequence[Span], width: int, tag: str) -> Par
         found = read_interval(directory, span)
         if found is None:
             raise DataError(
-                f"{interval_path(directory, span)} was written by this run and is gone or damaged "
-                "now. Run again: the other intervals are kept."
+                f"{interval_path(directory, span)} is gone or damaged. Remove it and search its "
+                f"rows again (--rows {span[0]}:{span[1]}, or the whole command): the other "
+                "intervals are kept."
             )
         if not found[1].startswith(tagged(tag, "")):
             raise DataError(

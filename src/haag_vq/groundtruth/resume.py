@@ -49,6 +49,7 @@ def search(
         runner.width, runner.on_disk = checkpoint.manifest.width, True
         # Before it is tidied: what a damaged interval covers is still there.
         checkpoint.verified(0, max(inputs.ends), fingerprint_of)
+        checkpoint.accept()
         checkpoint.tidy()
         spans = [span for span in checkpoint.spans() if span[1] <= max(inputs.ends)]
         pieces = plan_pieces(inputs, spans)

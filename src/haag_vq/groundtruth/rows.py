@@ -95,6 +95,7 @@ def search_rows(
     ) as opened:
         width = opened.manifest.width
         gaps = cover(opened.verified(start, stop, fingerprint_of), start, stop)[1]
+        opened.accept()
         shape = SearchShape(
             len(question.xq),
             source.dim,
@@ -213,7 +214,8 @@ def _missing(opened: Checkpoint, gaps: Sequence[tuple[int, int]]) -> str:
     more = f" and {len(gaps) - 5:,} more" if len(gaps) > 5 else ""
     n = sum(b - a for a, b in gaps)
     return (
-        f"{n:,} rows are missing in {opened.directory}: {named}{more}. Search them with "
+        f"{n:,} rows are missing in {opened.directory} (or lie in an interval that reaches over "
+        f"the end of what is asked): {named}{more}. Search them with "
         f"`haag-vq ground-truth … --rows {gaps[0][0]}:{gaps[0][1]} --checkpoint "
         f"{opened.directory}`, or all of them at once without --rows."
     )

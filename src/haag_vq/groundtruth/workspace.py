@@ -73,7 +73,8 @@ class _Ceilings:
             known = self._nearest.get(s)
             both = keys if known is None else np.concatenate((known, keys), axis=1)
             if both.shape[1] > width:
-                both = np.partition(both, width - 1, axis=1)[:, :width]
+                # A copy: a view would keep all of it, and the search is compiled for whole rows.
+                both = np.partition(both, width - 1, axis=1)[:, :width].copy()
             self._nearest[s] = both
 
     def get(self, segment: int, width: int) -> F64 | None:
@@ -146,7 +147,8 @@ def learn(job: str, segment: int, n_segments: int, keys: F64, width: int) -> Non
 
 def ceilings_bytes(nq: int, width: int, n_segments: int) -> int:
     """Bytes that the ceilings of a job take, also while a block's are taken in."""
-    return (n_segments + 2) * nq * width * 8
+    # Those known and those of the block joined, their partition, and a copy of half of it.
+    return (n_segments + 5) * nq * width * 8
 
 
 def release() -> None:

@@ -1,0 +1,200 @@
+"""Compiled D64 and fingerprints against NumPy's, bit for bit; and where compiled code is kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from haag_vq.groundtruth import compiled, d64
+from haag_vq.sources import Metric
+from tests.groundtruth.cases import KINDS, METRICS, kinds, metrics, pair_of, rows_of, seeds
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U64 = NDArray[np.uint64]
+
+# Powers of two, what is beside them, and dimensions of real models.
+DIMS = sorted({1, 2, 3, 5, 6, 7, 100, 384, 768, 1024, 1536, 3072} | {2**p for p in range(12)})
+DIMS = sorted({*DIMS, *(2**p + 1 for p in range(1, 12)), *(2**p - 1 for p in range(2, 12))})
+
+
+def compiled_keys(x: F32, q: F32, metric: Metric) -> F64:
+    half = max(1, compiled.padded_dim(len(q)) // 2)
+    terms = np.full(half, np.nan)  # what a buffer holds before is nobody's
+    norm = float(compiled.squared_norms(q[None])[0])
+    code = compiled.METRIC_CODES[metric]
+    return np.array([compiled.exact_key(code, row, q, norm, terms) for row in x])
+
+
+def numpy_keys(x: F32, q: F32, metric: Metric) -> F64:
+    return d64.keys(x, q, metric, float(d64.squared_norms(q[None])[0]))
+
+
+def compiled_hashes(x: F32) -> U64:
+    multipliers = d64.hash_multipliers(x.shape[1])
+    return np.array([compiled.row_hash(row, multipliers) for row in x], np.uint64)
+
+
+def assert_same_bits(x: F32, xq: F32, metric: Metric) -> None:
+    for q in xq:
+        assert compiled_keys(x, q, metric).tobytes() == numpy_keys(x, q, metric).tobytes()
+    assert compiled.squared_norms(x).tobytes() == d64.squared_norms(x).tobytes()
+    assert_array_equal(compiled_hashes(x), d64.row_hashes(x))
+
+
+@given(kinds, st.integers(1, 12), st.integers(1, 140), seeds, metrics)
+@settings(deadline=None, max_examples=150)
+def test_any_vectors(kind: str, n: int, d: int, seed: int, metric: Metric) -> None:
+    assert_same_bits(*pair_of(kind, n, 2, d, seed, metric), metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_dimension(metric: Metric) -> None:
+    for d in DIMS:
+        assert_same_bits(*pair_of("mixture", 6, 2, d, d, metric), metric)
+
+
+def test_every_dimension_up_to_3072() -> None:
+    """Of one long row, its beginnings: all three sums, each in one go."""
+    x, xq = rows_of("normal", 1, 3072, 1)[0], rows_of("normal", 1, 3072, 2)[0]
+    for d in range(1, 3073):
+        half = max(1, compiled.padded_dim(d) // 2)
+        a, b, terms = x[:d], xq[:d], np.empty(half)
+        for metric in METRICS:
+            norm = compiled.dot(b, b, terms)
+            key = compiled.exact_key(compiled.METRIC_CODES[metric], a, b, norm, terms)
+            assert key == numpy_keys(a[None], b, metric)[0]
+
+
+@pytest.mark.parametrize("d", [*range(1, 70), 4095, 4096, 4097])
+def test_padded_dim_is_numpys(d: int) -> None:
+    assert compiled.padded_dim(d) == d64.padded_dim(d)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_denormals_count(metric: Metric) -> None:
+    x = rows_of("denormal", 20, 9, 3)
+    keys = compiled_keys(x, x[0], metric)
+    assert_same_bits(x, x[:3], metric)
+    # To both versions at once denormals could be nothing: these are not.
+    assert len(np.unique(keys)) > 5
+    assert np.abs(keys[np.abs(keys) > 0]).min() < 1e-80
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_negative_zero_is_zero(metric: Metric) -> None:
+    x = np.array([[-0.0, -0.0, 1], [0, 0, 1], [-0.0, 0, -0.0]], np.float32)
+    assert_same_bits(x, x, metric)
+    for q in x:
+        keys = compiled_keys(x, q, metric)
+        assert not np.signbit(keys[keys == 0]).any()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_hashes_of_equal_rows_are_equal_and_of_others_are_not(kind: str) -> None:
+    x = rows_of(kind, 60, 24, 4)
+    hashes = compiled_hashes(x)
+    assert_array_equal(hashes, d64.row_hashes(x))
+    # -0.0 equals 0.0, which bytes do not.
+    plain = x + np.float32(0)
+    same_rows = (plain[:, None] == plain[None]).all(axis=2)
+    assert_array_equal(hashes[:, None] == hashes[None], same_rows)
+
+
+def test_a_hash_depends_on_places_and_signs() -> None:
+    x = np.array([[1, 2, 0], [2, 1, 0], [0, 1, 2], [-1, 2, 0], [1, -2, 0]], np.float32)
+    assert len(set(compiled_hashes(x).tolist())) == 5
+
+
+# --- where compiled code is kept ---------------------------------------------------------------
+
+KEPT = """
+from haag_vq.groundtruth import compiled
+print(compiled.padded_dim(5), sum(compiled.padded_dim.stats.cache_hits.values()))
+"""
+
+
+def test_what_is_compiled_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    for expected in (["8", "0"], ["8", "1"]):
+        done = subprocess.run(
+            [sys.executable, "-c", KEPT],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == expected
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home directory in which nothing has been said of caches."""
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def directory_now() -> str | None:
+    found: str | None = compiled.cache_directory.__wrapped__()
+    return found
+
+
+def test_code_is_kept_in_the_users_cache_or_where_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Path(directory_now() or "")
+    assert kept.parent == home / ".cache" / "haag_vq"
+    # It holds code that is run.
+    assert kept.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "x"))
+    assert directory_now() == str(home / "x" / "haag_vq" / kept.name)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(home / "n"))
+    assert directory_now() == str(home / "n" / kept.name)
+
+
+def test_other_sources_are_kept_elsewhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of them changed: one's machine code holds the others'."""
+    usual = directory_now()
+    read = Path.read_bytes
+    sources = Path(compiled.__file__).parent.glob("*.py")
+    marks = (b"\n@compiled\n", b"\n@register_jitable\n")
+    names = [path.name for path in sources if any(mark in read(path) for mark in marks)]
+    assert {"compiled.py", "scan.py", "bounds.py"} <= set(names)
+    for changed in names:
+        monkeypatch.setattr(
+            Path, "read_bytes", lambda p, c=changed: read(p) + (b"#" if p.name == c else b"")
+        )
+        assert directory_now() not in (usual, None)
+
+
+def test_nothing_is_kept_where_others_could_have_put_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: home.stat().st_uid + 1)
+    assert directory_now() is None
+
+
+def test_with_nowhere_to_keep_it_it_is_compiled_all_the_same(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").write_text("no directory")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(home / "file"))
+    assert directory_now() is None
+    monkeypatch.setattr(compiled, "cache_directory", lambda: None)
+    doubled = compiled.compiled(_double)
+    assert doubled(21) == 42
+    assert not doubled.stats.cache_path
+
+
+def _double(x: int) -> int:
+    return 2 * x

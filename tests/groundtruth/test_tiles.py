@@ -1,0 +1,266 @@
+"""Who does what next: everything read once and searched once, and no thread left waiting."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from haag_vq.groundtruth.tiles import Feed, Span, cut, pieces_of
+from haag_vq.sources import ArraySource
+from haag_vq.sources.protocol import I64
+
+# A thread that waits for ever must end the test, not the suite.
+pytestmark = pytest.mark.timeout(30)
+
+
+class Groups(ArraySource):
+    """Rows in groups that are decoded whole, as those of a parquet file."""
+
+    starts_anywhere = False
+
+    def __init__(self, edges: Sequence[int]) -> None:
+        super().__init__(np.zeros((edges[-1], 1), np.float32))
+        self._edges = np.array(edges, np.int64)
+
+    @property
+    def edges(self) -> I64:
+        return self._edges
+
+
+class Work:
+    """What a feed's threads do, written down; with a pause, and an error where one is asked."""
+
+    def __init__(self, n_rows: int, seed: int = 0) -> None:
+        self.n_read, self.n_searched = Counter[int](), Counter[int]()
+        self.tiles: list[Span] = []
+        self.most_readers = self.most_searchers = 0
+        self.n_steps = 0
+        self.fails: Callable[[bool, Span], bool] = lambda reads, span: False
+        self._readers = self._searchers = 0
+        self._lock = threading.Lock()
+        self._random = random.Random(seed)
+        self._n_rows = n_rows
+
+    def read(self, start: int, stop: int) -> None:
+        with self._lock:
+            self._readers += 1
+            self.most_readers = max(self.most_readers, self._readers)
+        self._pause_or_fail(True, (start, stop))
+        with self._lock:
+            self._readers -= 1
+            self.n_read.update(range(start, stop))
+
+    def search(self, start: int, stop: int) -> None:
+        with self._lock:
+            self._searchers += 1
+            self.most_searchers = max(self.most_searchers, self._searchers)
+            self.tiles.append((start, stop))
+            if any(self.n_read[row] != 1 for row in range(start, stop)):
+                raise AssertionError(f"rows {start}:{stop} were searched before they were read")
+        self._pause_or_fail(False, (start, stop))
+        with self._lock:
+            self._searchers -= 1
+            self.n_searched.update(range(start, stop))
+
+    def _pause_or_fail(self, reads: bool, span: Span) -> None:
+        with self._lock:
+            self.n_steps += 1
+            pause = self._random.choice([0, 0, 1e-5, 1e-4])
+        if pause:
+            time.sleep(pause)
+        if self.fails(reads, span):
+            raise OSError(f"{'read' if reads else 'search'} of rows {span[0]}:{span[1]}")
+
+    def assert_all_done(self) -> None:
+        once = dict.fromkeys(range(self._n_rows), 1)
+        assert self.n_read == once
+        assert self.n_searched == once
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as made:
+        yield made
+
+
+def is_idle(pool: ThreadPoolExecutor) -> bool:
+    """Whether all eight threads can meet: none is stuck."""
+    barrier = threading.Barrier(8)
+    meeting = [pool.submit(barrier.wait, 5) for _ in range(8)]
+    return sorted(future.result() for future in meeting) == list(range(8))
+
+
+@st.composite
+def feeds(draw: st.DrawFn) -> tuple[int, list[Span], int, int]:
+    """Rows, pieces of uneven sizes, how many of them are read already, and a tile's rows."""
+    n_rows = draw(st.integers(0, 200))
+    inner = draw(st.lists(st.integers(1, max(1, n_rows - 1)), max_size=12, unique=True))
+    cuts = [0, *sorted(c for c in inner if c < n_rows), n_rows] if n_rows else [0]
+    pieces = list(zip(cuts[:-1], cuts[1:], strict=True))
+    return n_rows, pieces, draw(st.integers(0, len(pieces))), draw(st.integers(1, 60))
+
+
+@given(feeds(), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(0, 999))
+@settings(deadline=None, max_examples=200)
+def test_every_row_is_read_once_and_searched_once(
+    pool: ThreadPoolExecutor,
+    feed: tuple[int, list[Span], int, int],
+    n_threads: int,
+    n_readers: int,
+    n_searchers: int,
+    seed: int,
+) -> None:
+    n_rows, pieces, n_ready, tile_rows = feed
+    work = Work(n_rows, seed)
+    ready = []
+    for piece in pieces[:n_ready]:
+        work.n_read.update(range(*piece))
+        ready += cut(*piece, tile_rows)
+    made = Feed(pieces[n_ready:], ready, tile_rows, n_readers, n_searchers)
+    made.run(work.read, work.search, pool, n_threads)
+    work.assert_all_done()
+    assert work.most_readers <= min(n_readers, n_threads)
+    assert work.most_searchers <= min(n_searchers, n_threads)
+    # Tiles do not reach from one piece into another.
+    assert sorted(work.tiles) == [tile for piece in pieces for tile in cut(*piece, tile_rows)]
+
+
+def test_as_many_read_and_search_side_by_side_as_may(pool: ThreadPoolExecutor) -> None:
+    """Two readers and two searchers meet; with fewer at a time the barriers would break."""
+    reading, searching = threading.Barrier(2), threading.Barrier(2)
+    feed = Feed([(0, 1), (1, 2)], [], 1, 2, 2)
+    feed.run(lambda a, b: _meet(reading), lambda a, b: _meet(searching), pool, 2)
+    assert not reading.broken
+    assert not searching.broken
+
+
+def test_one_searches_while_another_reads(pool: ThreadPoolExecutor) -> None:
+    both = threading.Barrier(2)
+    feed = Feed([(1, 2)], [(0, 1)], 1, 1, 1)
+
+    def search(start: int, stop: int) -> None:
+        if start == 0:
+            _meet(both)
+
+    feed.run(lambda a, b: _meet(both), search, pool, 2)
+    assert not both.broken
+
+
+def _meet(barrier: threading.Barrier) -> None:
+    barrier.wait(10)
+
+
+def test_a_piece_just_read_is_searched_first_and_from_its_start(pool: ThreadPoolExecutor) -> None:
+    """It is in the cache. One thread alone takes turns: a piece, and all of its tiles."""
+    steps: list[tuple[str, int]] = []
+    feed = Feed([(0, 4), (4, 8)], [(8, 10)], 2, 1, 1)
+    feed.run(
+        lambda a, b: steps.append(("read", a)), lambda a, b: steps.append(("search", a)), pool, 1
+    )
+    assert steps == [
+        ("search", 8),
+        *(("read", 0), ("search", 0), ("search", 2)),
+        *(("read", 4), ("search", 4), ("search", 6)),
+    ]
+
+
+@given(
+    st.booleans(),
+    st.integers(0, 99),
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=100)
+def test_an_error_ends_all_threads_and_is_raised(
+    pool: ThreadPoolExecutor,
+    in_reader: bool,
+    bad_row: int,
+    n_threads: int,
+    n_readers: int,
+    n_searchers: int,
+) -> None:
+    work = Work(100)
+    work.fails = lambda reads, span: reads is in_reader and span[0] <= bad_row < span[1]
+    feed = Feed(cut(0, 100, 10), [], 4, n_readers, n_searchers)
+    what = "read" if in_reader else "search"
+    with pytest.raises(OSError, match=rf"^{what} of rows") as caught:
+        feed.run(work.read, work.search, pool, n_threads)
+    a, b = (int(text) for text in str(caught.value).split()[-1].split(":"))
+    assert a <= bad_row < b
+    # Nothing is begun once it is known.
+    n_steps = work.n_steps
+    assert is_idle(pool)
+    assert work.n_steps == n_steps
+
+
+def test_the_first_error_is_the_one_raised(pool: ThreadPoolExecutor) -> None:
+    both = threading.Barrier(2)
+    later = threading.Event()
+
+    def read(start: int, stop: int) -> None:
+        both.wait(10)
+        if start:
+            later.wait(10)
+            raise OSError("the second")
+        threading.Timer(0.05, later.set).start()
+        raise OSError("the first")
+
+    with pytest.raises(OSError, match="the first"):
+        Feed([(0, 1), (1, 2)], [], 1, 2, 1).run(read, lambda a, b: None, pool, 2)
+
+
+def test_an_interrupt_ends_the_others_too(pool: ThreadPoolExecutor) -> None:
+    def search(start: int, stop: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Feed(cut(0, 50, 5), [], 5, 2, 2).run(lambda a, b: None, search, pool, 4)
+    assert is_idle(pool)
+
+
+def test_nothing_to_do_is_done_at_once(pool: ThreadPoolExecutor) -> None:
+    work = Work(0)
+    Feed([], [], 4, 1, 1).run(work.read, work.search, pool, 4)
+    assert work.n_steps == 0
+
+
+# --- pieces ----------------------------------------------------------------------------------
+
+
+@given(st.integers(-50, 50), st.integers(0, 200), st.integers(1, 60))
+def test_cut_covers_in_steps(start: int, n: int, step: int) -> None:
+    spans = cut(start, start + n, step)
+    assert [row for span in spans for row in range(*span)] == list(range(start, start + n))
+    assert all(b - a == step for a, b in spans[:-1])
+    assert all(0 < b - a <= step for a, b in spans)
+
+
+def test_rows_that_can_be_read_from_anywhere_are_cut_to_size() -> None:
+    assert pieces_of(ArraySource(np.zeros((10, 1), np.float32)), 4) == [(0, 4), (4, 8), (8, 10)]
+    assert pieces_of(ArraySource(np.zeros((0, 1), np.float32)), 4) == []
+
+
+@given(st.lists(st.integers(0, 300), max_size=20), st.integers(1, 90), st.integers(1, 300))
+def test_groups_are_never_cut(inner: list[int], tile_rows: int, n_rows: int) -> None:
+    edges = sorted({0, n_rows, *(edge for edge in inner if edge <= n_rows)})
+    pieces = pieces_of(Groups(edges), tile_rows)
+    assert [row for piece in pieces for row in range(*piece)] == list(range(n_rows))
+    assert {row for piece in pieces for row in piece} <= set(edges)
+    for a, b in pieces[:-1]:
+        assert b - a >= tile_rows
+        # The last of its groups was needed: without it the piece is too short.
+        assert max(edge for edge in edges if edge < b) - a < tile_rows
+
+
+def test_a_source_without_rows_has_no_pieces() -> None:
+    assert [p for p in pieces_of(Groups([0, 0]), 4) if p[0] < p[1]] == []
