@@ -168,6 +168,7 @@ def test_of_tasks_with_different_bases_that_begin_at_once_all_are_known(tmp_path
     def enter(i: int) -> None:
         asked = question(cuts=(100 + i,), base_fingerprint=f"base of {100 + i}")
         with opened(tmp_path, asked, exclusive=False) as checkpoint:
+            checkpoint.accept()
             assert 100 + i in checkpoint.manifest.cuts
 
     assert at_once(8, enter) == []
