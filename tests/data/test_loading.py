@@ -37,7 +37,7 @@ def test_sampled_queries_are_not_the_training_sample_of_the_same_seed() -> None:
 
 def test_an_unknown_metric_is_refused_where_it_is_said() -> None:
     with pytest.raises(UsageError, match="metric 'euclidean' is none of"):
-        open_dataset("synthetic:100x4", metric="euclidean")  # type: ignore[call-overload]
+        open_dataset("synthetic:100x4", metric="euclidean")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("option", [{"limit": 1.5}, {"dims": 2.0}, {"limit": "5"}])
@@ -47,7 +47,7 @@ def test_options_that_count_are_whole_numbers(option: dict[str, Any]) -> None:
 
 
 def test_numpy_integers_are_whole_numbers() -> None:
-    dataset = open_dataset("synthetic:100x4", limit=np.int64(50), queries="first:3")  # type: ignore[call-overload]
+    dataset = open_dataset("synthetic:100x4", limit=np.int64(50), queries="first:3")  # type: ignore[arg-type]
     truth = ground_truth(dataset, k=np.int64(5), chunk_size=np.int64(4096))  # type: ignore[call-overload]
     assert truth.ids.shape == (3, 5)
     with pytest.raises(UsageError, match=r"k=5\.0 must be a whole number"):
