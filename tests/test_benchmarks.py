@@ -86,3 +86,20 @@ def test_no_worker_passes_its_projection(jobs: list[int], tmp_path: Path) -> Non
     assert len(found["jobs"]) == len(jobs)
     for run in found["jobs"]:
         assert 0 < run["peak_rss_bytes"] <= run["projected_bytes"]
+
+
+def test_duplicates_change_nothing(tmp_path: Path) -> None:
+    words = ("--partitionings=5", "--rows=1000", "--dim=64", "--queries=50")
+    tools = benchmark("duplicates.py", tmp_path, *words)["tools"]
+    assert tools["faiss"]["metrics"]["ip"]["ids_changed"] > 0
+    for run in tools["haag_vq"]["metrics"].values():
+        assert not any(run.values())
+
+
+def test_every_way_of_ground_truth_runs(tmp_path: Path) -> None:
+    words = ("--rows=3000", "--dim=16", "--queries=20,50", "--runs=1", "--k=5")
+    found = benchmark("ground_truth.py", tmp_path, *words)
+    assert set(found) == {"20", "50"}
+    for ways in found.values():
+        assert len(ways) == 6
+        assert all(run["gflops"] > 0 and run["peak"] > MIB for run in ways.values())

@@ -21,7 +21,7 @@ from haag_vq.groundtruth.kernel import Queries, search_block
 from haag_vq.groundtruth.opening import opening_rows
 from haag_vq.groundtruth.part import combine
 
-# Five seconds measured; a node under load, its files on a network, may take far longer.
+# Eight seconds of CPU measured; a node under load, its files on a network, may take far longer.
 TIMEOUT_SECONDS = 300
 
 

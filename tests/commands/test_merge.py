@@ -1,0 +1,240 @@
+"""`haag-vq ground-truth --rows` in any order, and `haag-vq merge`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from haag_vq import load_ground_truth
+from tests.commands.searching import (
+    BASES,
+    K,
+    N,
+    assert_same_answer,
+    contents,
+    done,
+    ended,
+    intervals,
+    program,
+    tell,
+    write_base,
+    write_queries,
+)
+from tests.groundtruth import oracle
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with a base of each format and queries.npy in it."""
+    for name in BASES:
+        rows = write_base(tmp_path, name)
+    write_queries(tmp_path, rows)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def search(*argv: object, base: str = "base.npy", queries: object = "queries.npy") -> list[Any]:
+    return ["ground-truth", base, "--queries", queries, "--k", K, *argv]
+
+
+def rows(start: int, stop: int, *argv: object, into: str = "kept", **named: Any) -> Any:
+    """Search some rows into a checkpoint; returns the facts."""
+    return done(
+        *search("--rows", f"{start}:{stop}", "--checkpoint", into, *argv, **named),
+    )
+
+
+# --- ranges --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cuts=st.sets(st.integers(1, N - 1), max_size=6),
+    order=st.randoms(use_true_random=False),
+    name=st.sampled_from(BASES),
+    metric=st.sampled_from(["l2", "ip", "cosine"]),
+)
+def test_any_ranges_in_any_order_make_the_answer(
+    cuts: set[int],
+    order: Any,
+    name: str,
+    metric: str,
+    home: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    into = str(tmp_path_factory.mktemp("kept"))
+    ends = [0, *sorted(cuts), N]
+    spans = list(zip(ends[:-1], ends[1:], strict=True))
+    order.shuffle(spans)
+    for a, b in spans:
+        facts = rows(a, b, "--metric", metric, "--chunk-size", "5KiB", into=into, base=name)
+        assert (facts["rows"], facts["searched_rows"]) == ([a, b], b - a)
+    done("merge", into, "--out", "t.npz")
+    truth = load_ground_truth("t.npz")
+    keys, ids = oracle.neighbours(write_base(home), np.load(home / "queries.npy"), K, metric)
+    np.testing.assert_array_equal(truth.ids, ids)
+    np.testing.assert_array_equal(truth.distances, keys if metric == "l2" else 0 - keys)
+
+
+def test_tasks_at_once_and_over_each_other(home: Path) -> None:
+    argv = search("--checkpoint", "kept", "--chunk-size", "3KiB", "--quiet", "--json")
+    spans = ("0:600", "300:900", "0:600")
+    tasks = [program(*argv, "--rows", span) for span in spans]
+    for told in [ended(task) for task in tasks]:
+        assert (told.code, told.err) == (0, ""), told
+        assert told.facts["searched_rows"] <= 600
+    done("merge", "kept", "--out", "t.npz")
+    done(*search("--out", "fresh.npz"))
+    assert_same_answer(home / "t.npz", home / "fresh.npz")
+
+
+def test_rows_that_are_there_are_not_searched_again(home: Path) -> None:
+    rows(100, 300)
+    after = contents(home / "kept")
+    facts = rows(100, 300)
+    assert (facts["searched_rows"], facts["partitions"]) == (0, 0)
+    assert contents(home / "kept") == after
+    assert rows(0, 400)["searched_rows"] == 200
+    told = tell(*search("--rows", "0:900", "--checkpoint", "kept"))
+    assert told.code == 0
+    assert "rows     0:900, 500 of them now" in told.out
+    assert "kept in  kept" in told.out
+
+
+def test_a_damaged_interval_is_searched_again_by_its_own_range(home: Path) -> None:
+    rows(0, 500)
+    rows(500, N)
+    damaged = intervals(home / "kept")[1]
+    data = bytearray(damaged.read_bytes())
+    data[-40] ^= 255
+    damaged.write_bytes(data)
+    tell("merge", "kept", "--out", "t.npz").refused(1, str(damaged), "damaged", "--rows 500:900")
+    assert not (home / "t.npz").exists()
+    told = tell(*search("--rows", "500:900", "--checkpoint", "kept", "--quiet", "--json"))
+    assert told.facts["searched_rows"] == 400
+    assert "was damaged" in told.err
+    done("merge", "kept", "--out", "t.npz")
+    done(*search("--out", "fresh.npz"))
+    assert_same_answer(home / "t.npz", home / "fresh.npz")
+
+
+@pytest.mark.parametrize(
+    "span", ["5:5", "7:3", "5:", ":5", "5", "a:b", "1:2:3", "0:901", "900:901"]
+)
+def test_rows_that_cannot_be(span: str, home: Path) -> None:
+    argv = ("--rows", span, "--checkpoint", "kept", "--quiet")
+    tell(*search(*argv)).refused(2, "rows")
+    assert not (home / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    "argv", [["--out", "t.npz"], ["--prefixes", "100"], ["--exclude-self"], ["--workers", "2"]]
+)
+def test_what_does_not_go_with_rows(argv: list[str], home: Path) -> None:
+    tell(*search("--rows", "0:9", "--checkpoint", "kept", *argv)).refused(
+        2, f"{argv[0]} does not go with --rows"
+    )
+    assert not (home / "kept").exists()
+
+
+def test_rows_need_a_checkpoint(home: Path) -> None:
+    tell(*search("--rows", "0:9")).refused(2, "--rows needs --checkpoint")
+
+
+# --- merge ---------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_told_with_the_command_that_finds_it(home: Path) -> None:
+    rows(0, 200)
+    rows(350, 600)
+    for n_missing in (450, 300):
+        told = tell("merge", "kept", "--out", "t.npz")
+        told.refused(2, f"{n_missing} rows are missing in {home}/kept")
+        command = re.search(r"`haag-vq (ground-truth … [^`]*)`", told.err)
+        assert command, told
+        words = shlex.split(command.group(1))
+        assert words[:2] == ["ground-truth", "…"]
+        done(*search(*words[2:]))
+    assert not (home / "t.npz").exists()
+    facts = done("merge", "kept", "--out", "t.npz")
+    assert (facts["n_rows"], facts["k"], facts["out"]) == (N, K, "t.npz")
+    done(*search("--out", "fresh.npz"))
+    assert_same_answer(home / "t.npz", home / "fresh.npz")
+
+
+def test_or_by_a_run_of_all(home: Path) -> None:
+    rows(100, 400)
+    assert done(*search("--checkpoint", "kept", "--out", "t.npz"))["reused_rows"] == 300
+    done("merge", "kept", "--out", "u.npz")
+    assert_same_answer(home / "t.npz", home / "u.npz")
+
+
+@pytest.mark.parametrize("queries", ["queries.npy", "first:12"])
+def test_merge_gives_fewer_neighbours_prefixes_and_leaves_out_the_query(
+    queries: str, home: Path
+) -> None:
+    for a, b in ((250, 600), (0, 250), (600, N)):
+        rows(a, b, queries=queries)
+    before = contents(home / "kept")
+    options = ["--k", 3, "--prefixes", "600,all,250", "--exclude-self"]
+    facts = done("merge", "kept", *options, "--out", "t.npz")
+    assert [fact["out"] for fact in facts] == ["t.600.npz", "t.npz", "t.250.npz"]
+    assert [fact["n_rows"] for fact in facts] == [600, N, 250]
+    assert {fact["k"] for fact in facts} == {3}
+    done(*search(*options, "--out", "fresh.npz", queries=queries))
+    for name in ("600.npz", "npz", "250.npz"):
+        truth, fresh = load_ground_truth(f"t.{name}"), load_ground_truth(f"fresh.{name}")
+        assert truth.ids.tobytes() == fresh.ids.tobytes()
+        assert truth.distances.tobytes() == fresh.distances.tobytes()
+        assert truth.findings == fresh.findings
+        assert truth.excluded_self
+    assert facts[1]["n_excluded"] == (5 if queries == "queries.npy" else 12)
+    assert contents(home / "kept") == before
+
+
+def test_merge_of_held_out_queries_asks_for_the_base_to_leave_any_out(home: Path) -> None:
+    rows(0, 800, queries="holdout:100")
+    done("merge", "kept", "--out", "t.npz")
+    argv = ["merge", "kept", "--out", "u.npz", "--exclude-self"]
+    told = tell(*argv)
+    told.refused(2, "can only be told from the base", "which searches nothing again")
+    remedy = search(
+        "--checkpoint", "kept", "--exclude-self", "--out", "u.npz", queries="holdout:100"
+    )
+    facts = done(*remedy)
+    assert (facts["partitions"], facts["n_excluded"]) == (0, 0)
+
+
+def test_what_merge_refuses(home: Path) -> None:
+    rows(0, 400)
+    rows(400, N)
+    before = contents(home / "kept")
+    for where in ("nothing", "base.npy", "."):
+        tell("merge", where, "--out", "t.npz").refused(2, f"{home}", "is no checkpoint")
+    kept = ["merge", "kept", "--out", "t.npz"]
+    tell(*kept, "--k", K + 1).refused(2, "holds 6 neighbours of each query, 7 are asked")
+    tell(*kept, "--prefixes", "399,all").refused(2, "399 rows are missing", "0:399")
+    tell("merge", "kept").refused(2, "--out")
+    tell("merge", "kept", "--out", "t.txt").refused(2, "t.txt", ".npz")
+    tell("merge", "kept", "--out", "no/t.npz").refused(2, "no directory")
+    assert contents(home / "kept") == before
+    assert not list(home.glob("t*"))
+    assert [path.name for path in home.iterdir() if path.name.endswith("lock")] == []
+
+
+@pytest.mark.parametrize("name", ["queries.npy", "query_rows.npy"])
+def test_queries_that_are_not_those_of_the_job(name: str, home: Path) -> None:
+    rows(0, N, queries="first:9")
+    path = home / "kept" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    tell("merge", "kept", "--out", "t.npz").refused(1, str(home / "kept"))
+    if name == "queries.npy":
+        np.save(path, np.zeros((9, 8), np.float32))
+        tell("merge", "kept", "--out", "t.npz").refused(1, "not what the job began with")
