@@ -131,8 +131,8 @@ def intervals(directory: Path) -> list[Path]:
 
 
 def _said(truth: GroundTruth) -> dict[str, Any]:
-    names = ("metric", "n_rows", "dim", "base_fingerprint", "queries_sha256", "dataset")
-    names += ("query_source", "excluded_self", "findings", "software")
+    names = ["metric", "n_rows", "dim", "base_fingerprint", "queries_sha256", "dataset"]
+    names += ["query_source", "excluded_self", "findings", "software"]
     rows = truth.query_rows
     return {name: getattr(truth, name) for name in names} | {
         "query_rows": None if rows is None else rows.tolist()

@@ -278,7 +278,8 @@ def test_a_damaged_interval_is_searched_again(harm: str, home: Path) -> None:
     damaged = intervals(home / "kept")[0]
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
-    damaged.write_bytes({"flip": data, "truncate": data[:-1], "empty": b""}[harm])
+    left = {"flip": bytes(data), "truncate": bytes(data[:-1]), "empty": b""}
+    damaged.write_bytes(left[harm])
     told = tell(*search(*KEEP, "--json", "--quiet"))
     assert told.err == (
         f"haag-vq: note: {damaged} was damaged: it is removed, and its rows are searched again.\n"
