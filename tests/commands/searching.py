@@ -70,7 +70,11 @@ def tell(*argv: object) -> Told:
 def done(*argv: object) -> Any:
     """Run a command line that must end well and say nothing else; returns its facts."""
     told = tell(*argv, "--json", *(["--quiet"] if argv[0] == "ground-truth" else []))
-    assert (told.code, told.err) == (0, ""), told
+    # Small blocks cut row groups, which is told.
+    complaints = [
+        line for line in told.err.splitlines() if not line.startswith("haag-vq: note: row groups")
+    ]
+    assert (told.code, complaints) == (0, []), told
     return told.facts
 
 

@@ -356,22 +356,6 @@ def check_goes_on(told: Told, code: int, argv: list[Any], home: Path) -> None:
     assert_same_answer(home / "t.npz", home / "fresh.npz")
 
 
-def test_an_interrupted_run_was_alone_and_goes_on(home: Path) -> None:
-    argv = search("--chunk-size", 500 * DIM * 4, base="synthetic:400000x8")
-    first = program(*argv, *KEEP, "--workers", 2, "--quiet")
-    try:
-        wait_for(lambda: n_done(home / "kept") > 5_000, first)
-        second = ended(program(*argv, *KEEP, "--workers", 1, "--quiet"))
-        second.refused(2, str(home / "kept"), f"in use by process {first.pid} on ", "since ")
-        tell("merge", "kept", "--out", "t.npz").refused(2, f"in use by process {first.pid} on ")
-        first.send_signal(signal.SIGINT)
-        told = ended(first)
-    finally:
-        first.kill()
-    assert told.err.startswith("haag-vq: interrupted")
-    check_goes_on(told, 130, argv, home)
-
-
 def test_a_terminated_task_of_rows_goes_on(home: Path) -> None:
     argv = search("--chunk-size", 200 * DIM * 4, base="synthetic:200000x8")
     task = program(*argv, "--rows", "0:200000", "--checkpoint", "kept", "--quiet")

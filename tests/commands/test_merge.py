@@ -20,9 +20,7 @@ from tests.commands.searching import (
     assert_same_answer,
     contents,
     done,
-    ended,
     intervals,
-    program,
     tell,
     write_base,
     write_queries,
@@ -81,18 +79,6 @@ def test_any_ranges_in_any_order_make_the_answer(
     keys, ids = oracle.neighbours(write_base(home), np.load(home / "queries.npy"), K, metric)
     np.testing.assert_array_equal(truth.ids, ids)
     np.testing.assert_array_equal(truth.distances, keys if metric == "l2" else 0 - keys)
-
-
-def test_tasks_at_once_and_over_each_other(home: Path) -> None:
-    argv = search("--checkpoint", "kept", "--chunk-size", "3KiB", "--quiet", "--json")
-    spans = ("0:600", "300:900", "0:600")
-    tasks = [program(*argv, "--rows", span) for span in spans]
-    for told in [ended(task) for task in tasks]:
-        assert (told.code, told.err) == (0, ""), told
-        assert told.facts["searched_rows"] <= 600
-    done("merge", "kept", "--out", "t.npz")
-    done(*search("--out", "fresh.npz"))
-    assert_same_answer(home / "t.npz", home / "fresh.npz")
 
 
 def test_rows_that_are_there_are_not_searched_again(home: Path) -> None:
