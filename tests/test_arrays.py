@@ -343,13 +343,13 @@ def test_too_large_an_array_is_refused_before_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        arrays, "process_allowance", lambda: Allowance(640 << 20, "the test's limit")
+        arrays, "process_allowance", lambda: Allowance(2 << 30, "the test's limit")
     )
     with pytest.raises(InsufficientMemoryError) as caught:
         read_array(Unreadable(10**6, 1024))
     message = str(caught.value)
     assert "reading 1,000,000 × 1024 vectors into one array needs" in message
-    assert "may use 640 MiB (the test's limit)" in message
+    assert "may use 2 GiB (the test's limit)" in message
     assert "limit=" in message
     with pytest.raises(AssertionError, match="a row was read"):
         read_array(Unreadable(10**4, 1024))
