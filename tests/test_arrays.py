@@ -342,9 +342,7 @@ def test_the_first_error_ends_the_read(n_threads: int) -> None:
 def test_too_large_an_array_is_refused_before_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        arrays, "process_allowance", lambda: Allowance(2 << 30, "the test's limit")
-    )
+    monkeypatch.setattr(arrays, "process_allowance", lambda: Allowance(2 << 30, "the test's limit"))
     with pytest.raises(InsufficientMemoryError) as caught:
         read_array(Unreadable(10**6, 1024))
     message = str(caught.value)
