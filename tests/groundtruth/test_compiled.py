@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import compiled, d64
+from haag_vq.groundtruth import compiled, d64, precompile
+from haag_vq.groundtruth.blocks import SearchShape
 from haag_vq.sources import Metric
 from tests.groundtruth.cases import KINDS, METRICS, kinds, metrics, pair_of, rows_of, seeds
 
@@ -177,23 +179,53 @@ def test_other_sources_are_kept_elsewhere(home: Path, monkeypatch: pytest.Monkey
         assert directory_now() not in (usual, None)
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in the place of /tmp."""
+    directory = tmp_path / "tmp"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    return directory
+
+
+def test_without_a_home_to_write_to_it_is_kept_among_temporary_files(
+    home: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Path(directory_now() or "").name
+    (home / "file").write_text("no directory")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(home / "file"))
+    kept = temporary / f"haag_vq-{os.getuid()}-{usual}"
+    assert directory_now() == str(kept)
+    assert kept.stat().st_mode & 0o077 == 0
+    # Somebody else's, or open to somebody else, or a link to such: not trusted.
+    kept.chmod(0o777)
+    assert directory_now() is None
+    kept.rmdir()
+    kept.symlink_to(home)
+    assert directory_now() is None
+
+
 def test_nothing_is_kept_where_others_could_have_put_it(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: home.stat().st_uid + 1)
     assert directory_now() is None
 
 
 def test_with_nowhere_to_keep_it_it_is_compiled_all_the_same(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (home / "file").write_text("no directory")
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(home / "file"))
-    assert directory_now() is None
     monkeypatch.setattr(compiled, "cache_directory", lambda: None)
     doubled = compiled.compiled(_double)
     assert doubled(21) == 42
     assert not doubled.stats.cache_path
+
+
+def test_a_process_that_compiles_for_itself_is_projected(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = SearchShape(nq=10, d=8, k=3, metric="l2", scratch_bytes=0, n_threads=1)
+    usual = shape.projection(1000, 1).total_bytes
+    monkeypatch.setattr(precompile, "cache_directory", lambda: None)
+    assert shape.projection(1000, 1).total_bytes == usual + precompile.COMPILER_BYTES
 
 
 def _double(x: int) -> int:

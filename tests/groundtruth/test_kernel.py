@@ -555,3 +555,23 @@ def test_parts_are_values() -> None:
     part = search_block(x, 0, Queries.of(xq), 3, "l2")
     with pytest.raises(dataclasses.FrozenInstanceError):
         part.n_rows = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_products_that_are_no_numbers_lose_no_row(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a BLAS that is broken: nothing says that such a row is far."""
+    x, xq = pair_of("normal", 600, 10, 8, 5, metric)
+    right = search_block(x, 0, Queries.of(xq), 5, metric)
+    multiply = np.matmul
+
+    def broken(a: F32, b: F32, out: F32) -> F32:
+        multiply(a, b, out=out)
+        out[np.random.default_rng(0).random(out.shape) < 0.5] = np.nan
+        return out
+
+    monkeypatch.setattr(np, "matmul", broken)
+    part = search_block(x, 0, Queries.of(xq), 5, metric, ceilings=np.full(10, np.inf))
+    assert_array_equal(part.ids, right.ids)
+    assert_array_equal(part.keys, right.keys)

@@ -11,8 +11,16 @@ from haag_vq.arrays import plan_for
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import kernel
 from haag_vq.groundtruth.part import combine_bytes
+from haag_vq.groundtruth.precompile import compiler_bytes
 from haag_vq.groundtruth.workspace import ceilings_bytes
-from haag_vq.memory import Allowance, Projection, check_fits, format_bytes, needed_limit
+from haag_vq.memory import (
+    PROCESS_BYTES,
+    Allowance,
+    Projection,
+    check_fits,
+    format_bytes,
+    needed_limit,
+)
 from haag_vq.partition import Partitions, plan_partitions
 from haag_vq.sources import Metric, VectorSource
 
@@ -66,6 +74,7 @@ class SearchShape:
             results_bytes=self.nq * self.d * 4 * 2
             + self._n_waiting(n_blocks) * part_bytes
             + ceilings_bytes(self.nq, self.k, self.n_segments),
+            process_bytes=PROCESS_BYTES + compiler_bytes(),
             n_threads=self.n_threads,
         )
 
@@ -114,6 +123,7 @@ def plan_blocks(
         enough = ROWS_PER_NEIGHBOUR * shape.k * row_bytes
         most = max(LEAST_BLOCK_BYTES, row_bytes, min(DEFAULT_BLOCK_BYTES, max(share, enough)))
         block_bytes = _largest_that_fits(pieces, shape, most, allowance) or most
+        block_bytes = _even(pieces, row_bytes, block_bytes)
     if block_bytes < row_bytes:
         raise UsageError(
             f"a block of {format_bytes(block_bytes)} cannot hold one row of {row_bytes:,} bytes; "
@@ -146,6 +156,21 @@ def _largest_that_fits(
             return block_bytes
         block_bytes //= 2
     return None
+
+
+def _even(pieces: Sequence[VectorSource], row_bytes: int, block_bytes: int) -> int:
+    """Return the size with which as many blocks are of one length, where there is one.
+
+    A process scores k rows a query in its first block, however short: were it a short last one,
+    that would be done twice (3% of a search of seven blocks, measured).
+    """
+    n_blocks = sum(len(plan_partitions(p.edges, row_bytes, block_bytes)) for p in pieces)
+    n_rows = sum(piece.n_rows for piece in pieces)
+    even = -(-n_rows // max(1, n_blocks)) * row_bytes
+    if even < row_bytes:
+        return block_bytes
+    n_even = sum(len(plan_partitions(p.edges, row_bytes, even)) for p in pieces)
+    return even if n_even == n_blocks else block_bytes
 
 
 def check_array(array: da.Array, shape: SearchShape, allowance: Allowance) -> Projection:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -48,25 +50,44 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 @cache
 def cache_directory() -> str | None:
-    """Where compiled code is kept: NUMBA_CACHE_DIR, or the user's cache; None if neither can be.
+    """Where compiled code is kept; None if it can be kept nowhere.
+
+    NUMBA_CACHE_DIR or the user's cache, or, where that cannot be written to (a container, a full
+    quota), a directory of the user's own under the system's temporary one.
 
     By a digest of all the sources: Numba itself looks only at the file of the function called,
     and would go on using what it compiled from another version of a function inside.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    root = Path(os.environ.get("NUMBA_CACHE_DIR") or os.path.join(home, "haag_vq"))
+    first = os.environ.get("NUMBA_CACHE_DIR") or os.path.join(home, "haag_vq")
     digest = hashlib.sha256()
     try:
         for name in _SOURCES:
             digest.update(Path(__file__).with_name(name).read_bytes())
-        directory = root / f"compiled-{digest.hexdigest()[:16]}"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
+    except OSError:  # installed without its sources
         return None
-    # What is kept there is run: it must be the user's own.
-    if directory.stat().st_uid != os.getuid() or not os.access(directory, os.W_OK):
-        return None
-    return str(directory)
+    kept = f"compiled-{digest.hexdigest()[:16]}"
+    # Directly below the temporary directory, where nobody else can put another in its place.
+    last = os.path.join(tempfile.gettempdir(), f"haag_vq-{os.getuid()}-{kept}")
+    for directory in (Path(first) / kept, Path(last)):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_private(directory):
+                return str(directory)
+        except OSError:
+            continue
+    return None
+
+
+def _is_private(directory: Path) -> bool:
+    """Tell whether only the user can write there: what is kept there is run."""
+    found = directory.lstat()
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid == os.getuid()
+        and not found.st_mode & 0o022
+        and os.access(directory, os.W_OK)
+    )
 
 
 @compiled

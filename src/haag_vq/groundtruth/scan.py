@@ -146,7 +146,7 @@ def scan(
             metric, d, lists.ceilings[a + i], block.q_squared_norms[a + i], x_norm
         )
         if not safe[a + i]:
-            least[i] = np.nan  # every comparison with it is false
+            least[i] = np.inf
     for j in range(product.shape[0]):
         weight, offset = weights[j], offsets[j]
         for at in range(0, n, WIDTH):
@@ -155,13 +155,14 @@ def scan(
             floor = least[at : at + WIDTH]
             hits = np.int32(0)
             for i in range(values.shape[0]):
-                hits += np.int32(values[i] * weight - offset >= floor[i])
+                # Not ">=": a product that is no number must not pass for a far row.
+                hits += np.int32(not values[i] * weight - offset < floor[i])
             if hits == 0:
                 continue
             for i in range(values.shape[0]):
                 value = values[i] * weight - offset
-                if value >= floor[i]:
-                    q = a + at + i
+                q = a + at + i
+                if safe[q] and not value < floor[i]:
                     count = lists.n_candidates[q]
                     lists.rows[q, count] = first + j
                     lists.values[q, count] = value
@@ -184,7 +185,9 @@ def _lower_ceiling(metric: int, q: int, block: Rows, lists: Lists) -> None:
         uppers = np.empty(n + n_exact + n_known)
         for c in range(n):
             key = _key_of(metric, lists.values[q, c], squared)
-            if metric == L2:
+            if np.isnan(key):
+                uppers[c] = np.inf
+            elif metric == L2:
                 uppers[c] = bounds.l2_ceiling(d, q_norm, key)
             else:
                 x_norm = bounds.norm_ceiling(d, np.float64(block.squared_norms[lists.rows[q, c]]))
