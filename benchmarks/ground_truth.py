@@ -11,6 +11,8 @@ in memory as float32.
 
     sgemm Q@Xᵀ, X@Qᵀ   NumPy's matrix product alone, in slabs of 1 GiB: the limit
     faiss              IndexFlatL2: add and search, as installed
+    faiss on a new CPU the same, its BLAS told that the CPU is none it knows (OpenBLAS's oldest
+                       kernel, as faiss-cpu does by itself on CPUs younger than its OpenBLAS)
     faiss contrib      contrib.exhaustive_search.knn_ground_truth over blocks of 32,768 rows
     scikit-learn       NearestNeighbors(algorithm="brute"): kneighbors
     haag_vq            ground_truth() on one local Dask worker of two threads
@@ -135,10 +137,15 @@ WAYS: dict[str, Callable[[Path, Any, int], Callable[[], None]]] = {
     "sgemm Q@Xᵀ": lambda base, xq, k: way_sgemm(base, xq, k, transposed=False),
     "sgemm X@Qᵀ": lambda base, xq, k: way_sgemm(base, xq, k, transposed=True),
     "faiss": way_faiss,
+    "faiss on a new CPU": way_faiss,
     "faiss contrib": way_contrib,
     "scikit-learn": way_sklearn,
     "haag_vq": way_ours,
 }
+
+
+# OpenBLAS falls back to this kernel where it does not know the CPU.
+ENVIRONMENTS = {"faiss on a new CPU": {"OPENBLAS_CORETYPE": "Prescott"}}
 
 
 def own_peak_bytes() -> int:
@@ -180,7 +187,7 @@ def served(way: str, arguments: list[str]) -> Iterator[Callable[[], dict[str, fl
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**environment, **ENVIRONMENTS.get(way, {})},
     )
 
     def run() -> dict[str, float]:

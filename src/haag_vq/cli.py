@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit_code = getattr(args.command, "exit_code", None)
         return int(exit_code(facts)) if exit_code else 0
     except KeyboardInterrupt:
-        print("haag-vq: interrupted; the workers are gone, no output was written.", file=sys.stderr)
+        tell = getattr(args.command, "interrupted", None)
+        left = tell(args) if tell else "no output was written."
+        print(f"haag-vq: interrupted; {left}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read our output has left, as head does; so must Python's own flush at exit.

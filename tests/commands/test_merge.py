@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from haag_vq import load_ground_truth
+from haag_vq import load_ground_truth, open_dataset
+from haag_vq.errors import UsageError
+from haag_vq.groundtruth import merge_checkpoint, search_rows
 from tests.commands.searching import (
     BASES,
     K,
@@ -20,7 +22,9 @@ from tests.commands.searching import (
     assert_same_answer,
     contents,
     done,
+    ended,
     intervals,
+    program,
     tell,
     write_base,
     write_queries,
@@ -79,6 +83,18 @@ def test_any_ranges_in_any_order_make_the_answer(
     keys, ids = oracle.neighbours(write_base(home), np.load(home / "queries.npy"), K, metric)
     np.testing.assert_array_equal(truth.ids, ids)
     np.testing.assert_array_equal(truth.distances, keys if metric == "l2" else 0 - keys)
+
+
+def test_tasks_at_once(home: Path) -> None:
+    """Three processes make the directory and fill it together, two of them with the same rows."""
+    argv = search("--checkpoint", "kept", "--chunk-size", "3KiB", "--quiet", "--json")
+    tasks = [program(*argv, "--rows", span) for span in ("0:500", "500:900", "0:500")]
+    for told, n_rows in zip([ended(task) for task in tasks], (500, 400, 500), strict=True):
+        assert told.err == "", told
+        assert told.facts["searched_rows"] <= n_rows
+    done("merge", "kept", "--out", "t.npz")
+    done(*search("--out", "fresh.npz"))
+    assert_same_answer(home / "t.npz", home / "fresh.npz")
 
 
 def test_rows_that_are_there_are_not_searched_again(home: Path) -> None:
@@ -224,3 +240,70 @@ def test_queries_that_are_not_those_of_the_job(name: str, home: Path) -> None:
     if name == "queries.npy":
         np.save(path, np.zeros((9, 8), np.float32))
         tell("merge", "kept", "--out", "t.npz").refused(1, "not what the job began with")
+
+
+# --- what merge must refuse as a search does -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--exclude-self"], ["k=900", "take 1 to 899"]),
+        (["--prefixes", "400"], ["k=900", "400 rows"]),
+        (["--prefixes", "400,all", "--k", "401"], ["k=401", "400 rows"]),
+        (["--prefixes", "400,all", "--k", "400", "--exclude-self"], ["k=400", "take 1 to 399"]),
+        (["--prefixes", "901", "--k", "6"], ["901 rows", "900 rows"]),
+    ],
+)
+def test_more_neighbours_than_there_are(options: list[str], parts: list[str], home: Path) -> None:
+    for a, b in ((0, 400), (400, N)):
+        rows(a, b, "--k", N)
+    told = tell("merge", "kept", "--out", "t.npz", *options)
+    told.refused(2, *parts)
+    assert "--rows" not in told.err
+    assert not list(home.glob("t*.npz"))
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, "5"])
+def test_merging_a_k_that_is_none(k: Any, home: Path) -> None:
+    rows(0, N)
+    with pytest.raises(UsageError, match=f"k={k!r}|k={k}"):
+        merge_checkpoint("kept", k)
+
+
+@pytest.mark.parametrize("prefixes", [[0], [-1], [2.5], ["900"], 5, "all"])
+def test_merging_prefixes_that_are_none(prefixes: Any, home: Path) -> None:
+    rows(0, N)
+    with pytest.raises(UsageError, match="prefix"):
+        merge_checkpoint("kept", prefixes=prefixes)
+
+
+@pytest.mark.parametrize("span", [(0.5, 3), 5, (1, 2, 3), ("a", "b"), None, slice(0, 5)])
+def test_rows_that_are_no_range(span: Any, home: Path) -> None:
+    with pytest.raises(UsageError, match="rows"):
+        search_rows(open_dataset("base.npy", queries="first:3"), k=2, rows=span, checkpoint="kept")
+    assert not (home / "kept").exists()
+
+
+def test_rows_may_be_numpys_numbers(home: Path) -> None:
+    dataset = open_dataset("base.npy", queries="first:3")
+    span: Any = tuple(np.array([0, 100]))
+    assert search_rows(dataset, k=2, rows=span, checkpoint="kept").n_rows_searched == 100
+
+
+def test_a_job_that_never_began_leaves_the_directory_free(home: Path) -> None:
+    tiny = ("--chunk-size", "1B")
+    tell(*search("--rows", "0:9", "--checkpoint", "kept", "--quiet", *tiny)).refused(2, "1 B")
+    rows(0, N, "--metric", "ip", "--k", K + 1)
+
+
+@pytest.mark.parametrize("option", [["--workers", "2"], ["--memory-limit", "2GB"]])
+def test_merge_is_not_named_for_what_it_does_not_take(option: list[str], home: Path) -> None:
+    told = tell(*search("--rows", "0:9", "--checkpoint", "kept", *option))
+    told.refused(2, option[0])
+    assert "merge" not in told.err
+
+
+def test_a_checkpoint_without_a_name(home: Path) -> None:
+    tell(*search("--rows", "0:9", "--checkpoint", "")).refused(2, "--checkpoint")
+    assert not (home / "manifest.json").exists()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from haag_vq.errors import DataError, HaagVQError, UsageError, WriteError
 from haag_vq.groundtruth.checkpoint import (
@@ -151,10 +154,18 @@ def at_once(n: int, enter: Callable[[int], None]) -> list[HaagVQError]:
 def test_of_tasks_with_different_queries_that_begin_at_once_one_question_wins(
     tmp_path: Path,
 ) -> None:
+    refused = threading.Semaphore(0)
+
     def enter(i: int) -> None:
         xq: F32 = queries(seed=i)
-        with open_checkpoint(tmp_path, question(xq), xq, None, exclusive=False) as checkpoint:
-            assert checkpoint.manifest == question(xq)
+        try:
+            with open_checkpoint(tmp_path, question(xq), xq, None, exclusive=False) as checkpoint:
+                assert checkpoint.manifest == question(xq)
+                # Nothing is finished: who leaves now leaves the directory to the others.
+                assert all(refused.acquire(timeout=30) for _ in range(5))
+        except UsageError:
+            refused.release()
+            raise
 
     errors = at_once(6, enter)
     assert len(errors) == 5
@@ -180,8 +191,37 @@ def test_of_tasks_with_different_bases_that_begin_at_once_all_are_known(tmp_path
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match=r"cannot make .*file: File exists"):
+    with pytest.raises(UsageError, match=r"file is a file, not a directory; name a directory"):
         opened(tmp_path / "file").__enter__()
+    with pytest.raises(WriteError, match=r"cannot make .*below: Not a directory"):
+        opened(tmp_path / "file" / "below").__enter__()
+
+
+@pytest.mark.parametrize("named", ["", "  ", 5, b"bytes", None])
+def test_what_names_no_directory_is_told(named: Any) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"checkpoint={named!r}")):
+        opened(named).__enter__()
+
+
+def test_a_home_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with opened(Path("~/kept")) as checkpoint:
+        assert checkpoint.directory == tmp_path / "kept"
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_job_that_finished_nothing_gives_way(exclusive: bool, tmp_path: Path) -> None:
+    other: F32 = queries(seed=5)
+    # One who may still finish something does not.
+    with (
+        opened(tmp_path, exclusive=False),
+        pytest.raises(UsageError, match="queries_sha256 was"),
+        open_checkpoint(tmp_path, question(other), other, None, exclusive=False),
+    ):
+        pass
+    with open_checkpoint(tmp_path, question(other), other, None, exclusive=exclusive) as checkpoint:
+        assert checkpoint.manifest == question(other)
+        assert_array_equal(load_queries(checkpoint)[0], other)
 
 
 def test_a_directory_without_a_checkpoint_is_told(tmp_path: Path) -> None:

@@ -39,13 +39,13 @@ def read(**changed: Any) -> Inputs:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"k": 51}, "k=51 neighbours asked of a base of 50 rows: take 1 to that"),
+        ({"k": 51}, "k=51 neighbours asked of a base of 50 rows: take 1 to 50"),
         ({"k": 0}, "k=0 neighbours"),
         ({"k": -1}, "k=-1 neighbours"),
         ({"k": 2.5}, "2.5"),
         ({"k": "5"}, "'5'"),
         ({"k": 50, "exclude_self": True}, "beside the query itself .* 50 rows: take 1 to 49"),
-        ({"k": 30, "prefixes": [40, 20]}, "k=30 neighbours asked of a base of 20 rows"),
+        ({"k": 30, "prefixes": [40, 20]}, "k=30 neighbours asked of a prefix of 20 rows"),
         ({"k": 20, "prefixes": [40, 20], "exclude_self": True}, "take 1 to 19"),
         ({"prefixes": []}, "prefixes is empty"),
         ({"prefixes": [0]}, "a prefix of 0 rows was asked of a base of 50 rows"),

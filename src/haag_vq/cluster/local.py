@@ -26,6 +26,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.deploy.subprocess import Subprocess
 from distributed.security import Security
 
+from haag_vq.cluster.quiet import quiet_settings
 from haag_vq.errors import ClusterError, UsageError
 from haag_vq.memory import format_bytes, machine_memory, n_cores
 
@@ -34,7 +35,7 @@ KEY_DIR_PREFIX = "haag-vq-tls-"
 # A worker that cannot reach its scheduler gives up after this: slow file systems make imports
 # slow, and a scheduler that is gone for good should not keep processes alive.
 DEATH_TIMEOUT = "300s"
-START_SECONDS = 120
+START_SECONDS = 90
 
 
 class _WorkerProcess(Subprocess):  # type: ignore[misc, unused-ignore]
@@ -142,24 +143,26 @@ def start_local_cluster(
             "silence_logs": "ERROR",
         }
         worker = {"cls": _WorkerProcess, "options": {"opts": opts, "env": env}}
-        cluster = _LocalCluster(
-            scheduler={
-                "cls": Scheduler,
-                "options": {
-                    "protocol": "tls://",
-                    "host": "127.0.0.1",
-                    "security": security,
-                    "dashboard_address": "127.0.0.1:0",
-                    "dashboard": True,
-                    "local_directory": str(keys),
-                },
+        scheduler = {
+            "cls": Scheduler,
+            "options": {
+                "protocol": "tls://",
+                "host": "127.0.0.1",
+                "security": security,
+                "dashboard_address": "127.0.0.1:0",
+                "dashboard": True,
+                "local_directory": str(keys),
             },
-            workers=dict.fromkeys(range(n_workers), worker),
-            worker=worker,
-            security=security,
-            name="haag_vq local",
-            silence_logs="ERROR",
-        )
+        }
+        with dask.config.set(quiet_settings()):
+            cluster = _LocalCluster(
+                scheduler=scheduler,
+                workers=dict.fromkeys(range(n_workers), worker),
+                worker=worker,
+                security=security,
+                name="haag_vq local",
+                silence_logs="ERROR",
+            )
     except BaseException:
         shutil.rmtree(keys, ignore_errors=True)
         raise
@@ -210,7 +213,8 @@ def _worker_environment(keys: dict[str, str], n_threads: int) -> dict[str, str]:
             }
         }
     }
-    merged = dask.config.merge(dask.config.global_config, config)
+    with dask.config.set(quiet_settings()):
+        merged = dask.config.merge(dask.config.global_config, config)
     threads = dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(n_threads)
     )

@@ -18,6 +18,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def directory(text: str) -> str:
+    """Check the name of a directory: an empty one, of an unset variable, would be this one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a directory is needed, not an empty name")
+    return text
+
+
 def size(text: str) -> str:
     """Check a size as ``128MiB``; returns it as it was written, for messages."""
     try:
@@ -34,14 +41,19 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="a file, directory or quoted pattern; a name from `haag-vq datasets`; synthetic:NxD",
     )
-    parser.add_argument("--column", help="embedding column of Parquet files")
-    parser.add_argument("--cache-dir", help="where copies of named sets are")
-    parser.add_argument("--limit", type=positive, help="the first so many vectors")
-    parser.add_argument("--dims", type=positive, help="the first so many dimensions")
-    parser.add_argument(
+    add_part(parser)
+
+
+def add_part(group: argparse._ActionsContainer) -> None:
+    """Add the options that say which part of a source is meant."""
+    group.add_argument("--column", help="embedding column of Parquet files")
+    group.add_argument("--cache-dir", help="where copies of named sets are")
+    group.add_argument("--limit", type=positive, help="the first so many vectors")
+    group.add_argument("--dims", type=positive, help="the first so many dimensions")
+    group.add_argument(
         "--renormalize", action="store_true", help="scale shortened vectors to unit length"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of holdout and sample (default: 0)")
+    group.add_argument("--seed", type=int, default=0, help="of holdout and sample (default: 0)")
 
 
 def open_source_of(args: argparse.Namespace) -> VectorDataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from haag_vq.commands.arguments import open_source_of, positive
+from haag_vq.commands.arguments import add_part, open_source_of
 from haag_vq.data import VectorDataset
 from haag_vq.errors import UsageError
 
@@ -22,14 +22,7 @@ def add_base(parser: argparse.ArgumentParser) -> None:
         "--queries", help="first:N, holdout:N, sample:N or a file (default: the set's own)"
     )
     group.add_argument("--query-column", help="embedding column of a Parquet file of queries")
-    group.add_argument("--column", help="embedding column of Parquet files")
-    group.add_argument("--cache-dir", help="where copies of named sets are")
-    group.add_argument("--limit", type=positive, help="the first so many vectors")
-    group.add_argument("--dims", type=positive, help="the first so many dimensions")
-    group.add_argument(
-        "--renormalize", action="store_true", help="scale shortened vectors to unit length"
-    )
-    group.add_argument("--seed", type=int, default=0, help="of holdout and sample (default: 0)")
+    add_part(group)
 
 
 def open_base_of(args: argparse.Namespace) -> VectorDataset | None:
@@ -38,11 +31,12 @@ def open_base_of(args: argparse.Namespace) -> VectorDataset | None:
     Raises
     ------
     UsageError
-        If queries are named without a base, or a base has none.
+        If a part or queries are named without a base, or a base has no queries.
     """
     if args.source is None:
-        if args.queries is not None:
-            raise UsageError("--queries goes with --base.")
+        for name in ("queries", "query_column", "column", "limit", "dims", "renormalize"):
+            if getattr(args, name):
+                raise UsageError(f"--{name.replace('_', '-')} goes with --base.")
         return None
     dataset = open_source_of(args)
     if dataset.query_source is None:

@@ -45,9 +45,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     wanted = args.k or [k for k in USUAL_K if k <= most] or [most]
     claims = _claims(result, truth, args.truth)
     base = open_base_of(args)
-    reports = [
-        recall(result.ids, truth, k, result_distances=claims, base=base) for k in sorted(wanted)
-    ]
+    reports = [recall(result.ids, truth, k, result_distances=claims, base=base) for k in wanted]
     facts = {
         "result": args.result,
         "truth": args.truth,
@@ -98,4 +96,4 @@ def _claims(result: SearchResult, truth: GroundTruth, path: str) -> Any:
 
 
 def _several(text: str) -> list[int]:
-    return [positive(part) for part in text.split(",")]
+    return sorted({positive(part) for part in text.split(",")})

@@ -6,7 +6,14 @@ import argparse
 from typing import Any
 
 from haag_vq.cluster import connect
-from haag_vq.commands.arguments import add_source, check_out, open_source_of, positive, size
+from haag_vq.commands.arguments import (
+    add_source,
+    check_out,
+    directory,
+    open_source_of,
+    positive,
+    size,
+)
 from haag_vq.commands.truths import prefix_list, prefix_outs, row_range, save_truths
 from haag_vq.data import VectorDataset
 from haag_vq.errors import UsageError
@@ -43,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
+        type=directory,
         help="keep what is finished there; the same command again does the rest",
     )
     parser.add_argument(
@@ -84,6 +92,13 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
     return save_truths(truths, outs)
 
 
+def interrupted(args: argparse.Namespace) -> str:
+    """Say what an interrupt left."""
+    if args.checkpoint is None:
+        return "the workers are gone, no output was written."
+    return f"what is finished is in {args.checkpoint}: the same command goes on from there."
+
+
 def _open(args: argparse.Namespace) -> VectorDataset:
     dataset = open_source_of(args)
     if dataset.query_source is None:
@@ -97,10 +112,17 @@ def _open(args: argparse.Namespace) -> VectorDataset:
 def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:
     if args.checkpoint is None:
         raise UsageError("--rows needs --checkpoint: the directory that all such tasks share.")
-    for name in ("out", "prefixes", "exclude_self", "workers", "memory_limit"):
+    for name in ("out", "prefixes", "exclude_self"):
         if getattr(args, name):
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} does not go with --rows; give it to `haag-vq merge`.")
+    for name in ("workers", "memory_limit"):
+        if getattr(args, name):
+            option = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{option} does not go with --rows, which searches in this process alone, with all "
+                "its cores and memory."
+            )
     report = search_rows(
         _open(args),
         k=args.k,

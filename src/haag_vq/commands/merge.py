@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from haag_vq.commands.arguments import check_out, positive
+from haag_vq.commands.arguments import check_out, directory, positive
 from haag_vq.commands.truths import prefix_list, prefix_outs, save_truths
 from haag_vq.groundtruth import check_suffix, merge_checkpoint
 from haag_vq.report import Rows
@@ -16,7 +16,7 @@ HELP = "make the answer of a checkpoint whose rows are all there (ground-truth -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and the file to write."""
-    parser.add_argument("checkpoint", metavar="DIR", help="the checkpoint")
+    parser.add_argument("checkpoint", metavar="DIR", type=directory, help="the checkpoint")
     parser.add_argument("--k", type=positive, help="neighbours (default: as many as were found)")
     parser.add_argument(
         "--exclude-self", action="store_true", help="leave out each query's own row"

@@ -24,7 +24,8 @@ def prefix_list(text: str) -> list[int | None]:
             raise argparse.ArgumentTypeError(
                 f"{word!r} is no number of rows; write them as 100000,1000000,all"
             )
-    return found
+    # One file for each: twice the same would be written twice.
+    return list(dict.fromkeys(found))
 
 
 def row_range(text: str) -> tuple[int, int]:

@@ -132,6 +132,17 @@ class Checkpoint:
             )
 
 
+def checkpoint_path(directory: str | os.PathLike[str]) -> Path:
+    """Return a checkpoint's absolute path, ``~`` expanded; UsageError for what names nothing."""
+    try:
+        words = os.fspath(directory)
+    except TypeError:
+        words = b""
+    if not isinstance(words, str) or not words.strip():
+        raise UsageError(f"checkpoint={directory!r} (--checkpoint) must name a directory.")
+    return Path(words).expanduser().absolute()
+
+
 @contextmanager
 def open_checkpoint(
     directory: str | os.PathLike[str],
@@ -157,15 +168,19 @@ def open_checkpoint(
     WriteError
         If it cannot be made.
     """
-    home = Path(directory).absolute()
+    home = checkpoint_path(directory)
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(
+            f"checkpoint {home} is a file, not a directory; name a directory, or one to be made."
+        ) from None
     except OSError as error:
         raise WriteError(f"cannot make {home}: {error.strerror}.") from error
-    with locked(home, exclusive):
+    with locked(home, exclusive) as is_alone:
         # Tasks that share the directory begin at once: one makes it, the others find it made.
         with briefly_alone(home):
-            manifest = _entered(home, asked, xq, query_rows)
+            manifest = _entered(home, asked, xq, query_rows, is_alone)
         yield Checkpoint(home, manifest)
 
 
@@ -180,7 +195,7 @@ def reopen_checkpoint(directory: str | os.PathLike[str]) -> Iterator[Checkpoint]
     DataError
         If its manifest cannot be read.
     """
-    home = Path(directory).absolute()
+    home = checkpoint_path(directory)
     if not (home / "manifest.json").is_file():
         raise UsageError(
             f"{home} is no checkpoint: it has no manifest.json. `haag-vq ground-truth … "
@@ -204,14 +219,21 @@ def load_queries(checkpoint: Checkpoint) -> tuple[F32, I64 | None]:
     return xq, rows
 
 
-def _entered(home: Path, asked: Manifest, xq: F32, query_rows: I64 | None) -> Manifest:
+def _entered(
+    home: Path, asked: Manifest, xq: F32, query_rows: I64 | None, is_alone: Callable[[], bool]
+) -> Manifest:
     """Make the files of a new checkpoint, or agree with those that are there."""
     known = read_manifest(home)
     if known is not None:
-        # Written when the intervals have been looked at (`accept`): a base that is refused then
-        # must not have left its mark.
-        return agreed(home, known, asked)
-    if list_intervals(home):
+        try:
+            # Written when the intervals have been looked at (`accept`): a base that is refused
+            # then must not have left its mark.
+            return agreed(home, known, asked)
+        except UsageError:
+            # A job that ended before it had finished anything is nobody's loss.
+            if list_intervals(home) or not is_alone():
+                raise
+    elif list_intervals(home):
         raise UsageError(
             f"{home} holds finished rows and no manifest.json: of which question they are cannot "
             "be told. Take another directory, or remove this one to begin anew."

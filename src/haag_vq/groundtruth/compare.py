@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from haag_vq.groundtruth.comparison import SEVERITY, Comparison, Difference, Verdict
 from haag_vq.groundtruth.lists import check_same, check_within, checked_keys, columns_of
 from haag_vq.groundtruth.pairs import Vectors
-from haag_vq.groundtruth.result import GroundTruth
+from haag_vq.groundtruth.result import GroundTruth, check_truth
 from haag_vq.sources import Metric, VectorSource
 
 F64 = NDArray[np.float64]
@@ -71,6 +71,8 @@ def compare(a: GroundTruth, b: GroundTruth, *, base: Any = None, queries: Any = 
     bytes for each id of both; with `base` 32 MiB more, about 100 bytes for each id that differs,
     and the source's scratch. Only rows at places that differ are read.
     """
+    check_truth("a", a)
+    check_truth("b", b)
     check_same("A", "B", _identity_of(a, b))
     k = min(a.k, b.k)
     keys_a, keys_b = checked_keys(a, k, "A"), checked_keys(b, k, "B")

@@ -93,9 +93,9 @@ def read_truth(path: str | os.PathLike[str]) -> TruthFile:
     DataError
         If it is not such a file, or is truncated.
     """
-    read = _chosen(path)[1]
     if not Path(path).is_file():
         raise SourceNotFoundError(f"no file {os.fspath(path)} (from {os.getcwd()}).")
+    read = _chosen(path)[1]
     try:
         truth = read(Path(path))
     except _MALFORMED as error:
@@ -121,7 +121,7 @@ def _chosen(path: str | os.PathLike[str]) -> tuple[_Writer, _Reader]:
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
         raise UsageError(
-            f"{os.fspath(path)}: ground truth is written as {', '.join(_FORMATS)}, by suffix."
+            f"{os.fspath(path)}: ground truth is kept as {', '.join(_FORMATS)}, by suffix."
         )
     return _FORMATS[suffix]
 

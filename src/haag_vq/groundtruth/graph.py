@@ -24,6 +24,7 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from haag_vq.errors import WriteError
 from haag_vq.groundtruth.blocks import MERGE_WIDTH
 
 F32 = NDArray[np.float32]
@@ -135,7 +136,13 @@ def spilled(xq: F32, directory: str | os.PathLike[str] | None) -> Iterator[F32 |
         yield xq
         return
     # mkdtemp makes it 0700: queries can be as private as the data they are searched in.
-    home = Path(tempfile.mkdtemp(prefix="haag-vq-queries-", dir=directory))
+    try:
+        home = Path(tempfile.mkdtemp(prefix="haag-vq-queries-", dir=directory))
+    except OSError as error:
+        raise WriteError(
+            f"cannot make a directory for the queries in run_dir {directory or 'by default'}: "
+            f"{error.strerror}. Name one that all workers see and may write to."
+        ) from error
     try:
         path = home / "queries.npy"
         np.save(path, xq)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -121,8 +121,7 @@ def read_inputs(
         raise UsageError(f"cannot search in a {type(base).__name__}; open it with open_dataset().")
     n_rows, dim = _shape_of(target)
     _check_queries(xq, dim, chosen)
-    ends = _ends(prefixes, n_rows)
-    _check_k(k, ends, exclude_self)
+    ends = ends_of(prefixes, n_rows, k, exclude_self)
     own = queries is None
     question = Question(
         xq,
@@ -180,9 +179,34 @@ def _shape_of(target: VectorSource | da.Array) -> tuple[int, int]:
     return int(target.shape[0]), int(target.shape[1])
 
 
-def _ends(prefixes: Sequence[int | None] | None, n_rows: int) -> tuple[int, ...]:
-    if prefixes is None:
-        return (n_rows,)
+def ends_of(
+    prefixes: Sequence[int | None] | None, n_rows: int, k: int, exclude_self: bool
+) -> tuple[int, ...]:
+    """Return the rows of each asked prefix; one for the whole base if there are none.
+
+    Raises
+    ------
+    UsageError
+        If a prefix is no number of the base's rows, or has fewer rows than are asked of it.
+    """
+    ends = (n_rows,) if prefixes is None else _numbers(prefixes, n_rows)
+    least = min(ends)
+    # The query's own row is no neighbour of itself.
+    most = least - 1 if exclude_self else least
+    if not 1 <= k <= most:
+        neighbours = "neighbours beside the query itself" if exclude_self else "neighbours"
+        what = "base" if least == n_rows else "prefix"
+        raise UsageError(
+            f"k={k:,} {neighbours} asked of a {what} of {least:,} rows: take 1 to {most:,}."
+        )
+    return ends
+
+
+def _numbers(prefixes: Sequence[int | None], n_rows: int) -> tuple[int, ...]:
+    if isinstance(prefixes, str) or not isinstance(prefixes, Iterable):
+        raise UsageError(
+            f"prefixes={prefixes!r} must be a list: numbers of rows, and None for all of them."
+        )
     ends = tuple(n_rows if p is None else whole_number("prefixes", p) for p in prefixes)
     if not ends:
         raise UsageError("prefixes is empty: name at least one, or None for all rows.")
@@ -207,14 +231,3 @@ def _check_queries(xq: F32, dim: int, metric: Metric) -> None:
                 f"{len(zero):,} zero vector(s) among the queries, the first is query "
                 f"{int(zero[0]):,}: the cosine with a zero vector is not defined."
             )
-
-
-def _check_k(k: int, ends: tuple[int, ...], exclude_self: bool) -> None:
-    least = min(ends)
-    if not 1 <= k <= least:
-        raise UsageError(f"k={k:,} neighbours asked of a base of {least:,} rows: take 1 to that.")
-    if exclude_self and k == least:
-        raise UsageError(
-            f"k={k:,} neighbours beside the query itself asked of a base of {least:,} rows: take "
-            f"1 to {least - 1:,}."
-        )

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,11 +21,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextmanager
-def locked(directory: Path, exclusive: bool) -> Iterator[None]:
+def locked(directory: Path, exclusive: bool) -> Iterator[Callable[[], bool]]:
     """Hold the directory's lock: alone, or beside others that do not ask to be alone.
 
-    The kernel lets go of it when the process ends, however it ends: nothing is stale after a
-    ``kill -9``. Where the file system has no locks, a warning says so.
+    Yields a function that tells whether nobody else holds it now. The kernel lets go of it when
+    the process ends, however it ends: nothing is stale after a ``kill -9``. Where the file system
+    has no locks, a warning says so.
 
     Raises
     ------
@@ -37,11 +38,11 @@ def locked(directory: Path, exclusive: bool) -> Iterator[None]:
     with _opened(directory / "lock") as fd:
         _take(fd, directory, exclusive)
         if not exclusive:
-            yield
+            yield lambda: _nobody_else(fd, directory)
             return
         _tell(fd, _about_us())
         try:
-            yield
+            yield lambda: True
         finally:
             _tell(fd, b"")
 
@@ -94,6 +95,19 @@ def _take(fd: int, directory: Path, exclusive: bool) -> None:
             f"{directory} is in use by {_holder(fd, exclusive)}. Wait for it to end, stop it, or "
             "take another directory."
         ) from error
+
+
+def _nobody_else(fd: int, directory: Path) -> bool:
+    """Hold a shared lock alone for a moment, if it can be had."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        alone = False
+    else:
+        alone = True
+    # A lock that could not be had alone may have been let go of for the attempt.
+    _take(fd, directory, exclusive=False)
+    return alone
 
 
 def _tell(fd: int, text: bytes) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from haag_vq.errors import UsageError, whole_number
 from haag_vq.groundtruth.lists import as_ids, check_within, checked_keys
 from haag_vq.groundtruth.pairs import Vectors
-from haag_vq.groundtruth.result import GroundTruth
+from haag_vq.groundtruth.result import GroundTruth, check_truth
 from haag_vq.groundtruth.ties import as_claims, look_up, tied_by_claims, tied_by_vectors
 
 F64 = NDArray[np.float64]
@@ -113,6 +113,7 @@ def recall(
     the source's scratch. Only rows that the truth does not list are read, and the k-th
     neighbours of their queries.
     """
+    check_truth("truth", truth)
     ids = as_ids(result_ids, "the result")
     k = _check_shapes(ids, truth, k)
     check_within(ids, truth.n_rows, "the result")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from haag_vq.errors import DataError
+from haag_vq.errors import DataError, UsageError
 from haag_vq.groundtruth.finish import Findings
 from haag_vq.groundtruth.formats import TruthFile, read_truth, write_truth
 from haag_vq.groundtruth.part import Tally
@@ -110,6 +110,15 @@ class GroundTruth:
         return (
             f"GroundTruth({self.n_queries:,} queries × k={self.k}, {self.metric}, "
             f"base {self.n_rows:,} × {self.dim}{memory})"
+        )
+
+
+def check_truth(name: str, given: object) -> None:
+    """Raise UsageError unless `given` is ground truth: a path, say, is not."""
+    if not isinstance(given, GroundTruth):
+        raise UsageError(
+            f"{name} is a {type(given).__name__}, not ground truth; read a file of it with "
+            "load_ground_truth()."
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from haag_vq.errors import DataError, UsageError
+from haag_vq.errors import DataError, UsageError, whole_number
 from haag_vq.groundtruth.answer import IsOwn, answer
 from haag_vq.groundtruth.blocks import SearchShape, plan_blocks
 from haag_vq.groundtruth.checkpoint import (
@@ -23,7 +23,7 @@ from haag_vq.groundtruth.checkpoint import (
     reopen_checkpoint,
 )
 from haag_vq.groundtruth.cover import cover
-from haag_vq.groundtruth.inputs import Question, read_inputs
+from haag_vq.groundtruth.inputs import Question, ends_of, read_inputs
 from haag_vq.groundtruth.ondisk import OnDisk, read_all, tagged
 from haag_vq.groundtruth.result import GroundTruth
 from haag_vq.groundtruth.resume import manifest_of
@@ -82,9 +82,7 @@ def search_rows(
     source, question = inputs.target, inputs.question
     if not isinstance(source, VectorSource):
         raise UsageError("only a dataset or a source can be searched by rows, not a Dask array.")
-    start, stop = rows
-    if not 0 <= start < stop <= source.n_rows:
-        raise UsageError(f"rows {start:,}:{stop:,} are none of 0:{source.n_rows:,}.")
+    start, stop = _range_of(rows, source.n_rows)
 
     def fingerprint_of(a: int, b: int) -> str:
         return tagged(question.tag, inputs.fingerprint(a, b))
@@ -129,6 +127,19 @@ def search_rows(
     return RowsReport(start, stop, n_searched, len(spans), seconds, projection, peak_rss_bytes())
 
 
+def _range_of(rows: Any, n_rows: int) -> tuple[int, int]:
+    try:
+        start, stop = rows
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"rows={rows!r} must be a pair: the first row and the one after."
+        ) from None
+    start, stop = whole_number("rows", start), whole_number("rows", stop)
+    if not 0 <= start < stop <= n_rows:
+        raise UsageError(f"rows {start:,}:{stop:,} are none of 0:{n_rows:,}.")
+    return start, stop
+
+
 def merge_checkpoint(
     directory: str | os.PathLike[str],
     k: int | None = None,
@@ -154,7 +165,8 @@ def merge_checkpoint(
     Raises
     ------
     UsageError
-        If the directory is no checkpoint, or rows are missing: each gap is named.
+        If the directory is no checkpoint, k or a prefix is none of its, or rows are missing:
+        each gap is named.
     CertificateError
         If what the tasks kept does not prove a prefix: they were run for another.
 
@@ -165,7 +177,8 @@ def merge_checkpoint(
     with reopen_checkpoint(directory) as opened:
         manifest = opened.manifest
         xq, query_rows = load_queries(opened)
-        k = manifest.k if k is None else k
+        k = manifest.k if k is None else whole_number("k", k)
+        ends = ends_of(prefixes, manifest.n_rows, k, exclude_self)
         if k > manifest.k:
             raise UsageError(
                 f"{opened.directory} holds {manifest.k} neighbours of each query, {k} are asked."
@@ -183,8 +196,7 @@ def merge_checkpoint(
         if question.queries_sha256 != manifest.queries_sha256:
             raise DataError(f"{opened.directory}/queries.npy is not what the job began with.")
         truths = []
-        for prefix in prefixes or [None]:
-            end = manifest.n_rows if prefix is None else prefix
+        for end in ends:
             chosen, gaps = cover(opened.spans(), 0, end)
             if gaps:
                 raise UsageError(_missing(opened, gaps))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, overload
 
+from haag_vq.errors import UsageError
 from haag_vq.groundtruth import resume
 from haag_vq.groundtruth.answer import answer, own_rows
 from haag_vq.groundtruth.inputs import Inputs, read_inputs
@@ -127,6 +128,8 @@ def ground_truth(
     the run and refused if too much.
     """
     started = time.perf_counter()
+    if identity is not None and (not isinstance(identity, str) or not identity.strip()):
+        raise UsageError(f"identity={identity!r} must be words that say what the array holds.")
     inputs = read_inputs(base, queries, k, metric, prefixes, exclude_self, progress)
     workers = current_workers()
     block_bytes = None if chunk_size is None else parse_bytes(chunk_size)
