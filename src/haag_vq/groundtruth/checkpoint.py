@@ -134,10 +134,7 @@ class Checkpoint:
 
 def checkpoint_path(directory: str | os.PathLike[str]) -> Path:
     """Return a checkpoint's absolute path, ``~`` expanded; UsageError for what names nothing."""
-    try:
-        words = os.fspath(directory)
-    except TypeError:
-        words = b""
+    words = os.fspath(directory) if isinstance(directory, str | os.PathLike) else None
     if not isinstance(words, str) or not words.strip():
         raise UsageError(f"checkpoint={directory!r} (--checkpoint) must name a directory.")
     return Path(words).expanduser().absolute()
