@@ -108,7 +108,7 @@ def tiny_steps(d: int, n_threads: int) -> Iterator[None]:
         patch.setattr(kernel, "_n_candidates", lambda k: 5)
         patch.setattr(opening, "LEAST_ROWS", 1)
         patch.setattr(d64, "PIECE_BYTES", 8 * d64.padded_dim(d) * 5)
-        assert kernel.tile_rows(d) == 37
+        assert kernel.tile_rows(250, d, n_threads) == 37
         yield
 
 
@@ -575,3 +575,11 @@ def test_products_that_are_no_numbers_lose_no_row(
     part = search_block(x, 0, Queries.of(xq), 5, metric, ceilings=np.full(10, np.inf))
     assert_array_equal(part.ids, right.ids)
     assert_array_equal(part.keys, right.keys)
+
+
+def test_tiles_are_as_large_as_helps_and_enough_for_the_threads() -> None:
+    assert kernel.tile_rows(28_572, 1024, 2) == 2048
+    assert kernel.tile_rows(28_572, 1024, 24) == 298
+    assert kernel.tile_rows(28_572, 1024, 200) == kernel.LEAST_TILE_ROWS
+    assert kernel.tile_rows(10**6, 4, 1) == kernel.MOST_TILE_ROWS
+    assert kernel.tile_rows(100, 10**7, 4) == 1

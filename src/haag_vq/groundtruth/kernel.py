@@ -22,7 +22,7 @@ from haag_vq.groundtruth import blas, compiled, d64, scan
 from haag_vq.groundtruth.norms import inverse_roots, longest, measure, safe_queries
 from haag_vq.groundtruth.opening import first_ceilings, opening_bytes, opening_rows
 from haag_vq.groundtruth.part import Part, Tally
-from haag_vq.groundtruth.tiles import Feed, Span, cut, pieces_of
+from haag_vq.groundtruth.tiles import Feed, Span, cut, pieces_of, tapered
 from haag_vq.groundtruth.workspace import Workspace
 from haag_vq.sources import Metric, VectorSource
 
@@ -30,9 +30,11 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-# A tile is converted, multiplied and scanned while it is in the cache.
-TILE_BYTES = 4 << 20
+# A tile is converted, multiplied and scanned while it is in the cache. OpenBLAS multiplies 2048 rows
+# of d=1024 6% faster than 1024, with 1024 queries at a time (measured); 256 rows 10% slower.
+TILE_BYTES = 8 << 20
 MOST_TILE_ROWS = 4096
+LEAST_TILE_ROWS = 256
 
 # Products of tiles and queries, of all threads together; a thread's share is cut into batches of
 # queries. More than 8 MiB a thread is no faster.
@@ -129,9 +131,10 @@ def workspace_bytes(nb: int, nq: int, d: int, k: int, metric: Metric) -> int:
     return lists + PRODUCT_BYTES + max(opening, nq * width * 24) + unit + nb * 24 + nq * 16
 
 
-def tile_rows(d: int) -> int:
-    """Rows of a tile."""
-    return max(1, min(MOST_TILE_ROWS, TILE_BYTES // (4 * d)))
+def tile_rows(nb: int, d: int, n_threads: int) -> int:
+    """Rows of a tile: as many as multiply well, and a few tiles for each thread."""
+    share = max(LEAST_TILE_ROWS, -(-nb // (4 * n_threads)))
+    return max(1, min(share, MOST_TILE_ROWS, TILE_BYTES // (4 * d)))
 
 
 def _n_candidates(k: int) -> int:
@@ -187,8 +190,10 @@ class _Search:
     def run(self, source: VectorSource | None, opens: bool) -> None:
         """Read and search the block, then settle every query's list."""
         nb, d = self._rows.x.shape
-        step = tile_rows(d)
+        step = tile_rows(nb, d, self._n_threads)
         pieces = cut(0, nb, step) if source is None else pieces_of(source, step)
+        if source is None or source.starts_anywhere:
+            pieces = tapered(pieces, self._n_threads)
         n_ready = len(pieces) if source is None else 0
 
         def read(start: int, stop: int) -> None:

@@ -43,6 +43,16 @@ def cut(start: int, stop: int, n: int) -> list[Span]:
     return [(at, min(at + n, stop)) for at in range(start, stop, n)]
 
 
+def tapered(spans: Sequence[Span], n_threads: int) -> list[Span]:
+    """Cut the last spans, one a thread, into quarters.
+
+    Threads end at odd moments: the last to end keeps the others waiting for a quarter as long.
+    """
+    n_whole = max(0, len(spans) - n_threads)
+    quarters = [cut(a, b, -(-(b - a) // 4)) for a, b in spans[n_whole:]]
+    return [*spans[:n_whole], *(span for some in quarters for span in some)]
+
+
 class Feed:
     """Hands out pieces to read and tiles to search, to any number of threads.
 
