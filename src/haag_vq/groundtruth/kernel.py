@@ -30,8 +30,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-# A tile is converted, multiplied and scanned while it is in the cache. OpenBLAS multiplies 2048 rows
-# of d=1024 6% faster than 1024, with 1024 queries at a time (measured); 256 rows 10% slower.
+# A tile is converted, multiplied and scanned while it is in the cache. OpenBLAS multiplies 2048
+# rows of d=1024 6% faster than 1024, with 1024 queries at a time (measured); 256 10% slower.
 TILE_BYTES = 8 << 20
 MOST_TILE_ROWS = 4096
 LEAST_TILE_ROWS = 256
