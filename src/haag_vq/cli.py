@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol
 
 from haag_vq import __version__
 from haag_vq.commands import (
+    cluster,
     compare,
     datasets,
     demo,
@@ -55,6 +56,7 @@ COMMANDS: tuple[Command, ...] = (
     evaluate,
     compare,
     export,
+    cluster,
     demo,
     doctor,
 )

@@ -68,7 +68,12 @@ def current_workers() -> Workers:
 def _of_client(client: Any) -> Workers:
     infos = list(client.scheduler_info(n_workers=-1)["workers"].values())
     if not infos:
-        return Workers(client, 0, 1, process_allowance(), None, False)
+        request = getattr(client.cluster, "request", None)
+        if request is None:
+            return Workers(client, 0, 1, process_allowance(), None, False)
+        # Jobs that wait: what their workers will be is known.
+        allowance = worker_allowance(request.memory_bytes, f"memory of {request.profile}")
+        return Workers(client, client.cluster.n_expected, 1, allowance, None, False)
     n_threads = max(int(info["nthreads"]) for info in infos)
     limits = [int(info["memory_limit"]) for info in infos if info["memory_limit"]]
     hosts = [info["host"] for info in infos]
@@ -148,6 +153,9 @@ def _watch(
         with suppress(TimeoutError):
             wait(future, timeout=0.25)
             continue
+        keeper = getattr(client.cluster, "keeper", None)
+        if keeper is not None and keeper.trouble is not None:
+            raise keeper.trouble
         n_done, n_workers = client.run_on_scheduler(_look, group=group, n_tasks=n_tasks)
         if progress is not None:
             progress(n_done)

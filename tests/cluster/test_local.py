@@ -26,8 +26,7 @@ from distributed import Client
 
 from haag_vq import connect, ground_truth, load_dummy_dataset, open_dataset
 from haag_vq.cluster import Connection
-from haag_vq.cluster.connect import _remove_stale_keys
-from haag_vq.cluster.local import KEY_DIR_PREFIX, process_space
+from haag_vq.cluster.keys import KEY_DIR_PREFIX, process_space, remove_stale_keys
 from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.groundtruth import engine
 from haag_vq.memory import machine_memory, n_cores
@@ -149,9 +148,9 @@ def test_a_client_with_certificates_may_come_and_go(workers: Connection, scratch
     (keys,) = scratch.glob(f"{KEY_DIR_PREFIX}*")
     tls = "distributed.comm.tls"
     settings = {
-        f"{tls}.ca-file": str(keys / "tls_ca_file.pem"),
-        f"{tls}.client.cert": str(keys / "tls_worker_cert.pem"),
-        f"{tls}.client.key": str(keys / "tls_worker_key.pem"),
+        f"{tls}.ca-file": str(keys / "ca.pem"),
+        f"{tls}.client.cert": str(keys / "cert.pem"),
+        f"{tls}.client.key": str(keys / "key.pem"),
     }
     with dask.config.set(settings), connect(workers.client.scheduler.address) as second:
         assert worker_pids(second) == worker_pids(workers)
@@ -164,7 +163,7 @@ def test_keys_are_private(workers: Connection, scratch: Path) -> None:
     (keys,) = scratch.glob(f"{KEY_DIR_PREFIX}*")
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
     pems = sorted(path.name for path in keys.glob("*.pem"))
-    assert pems == ["tls_ca_file.pem", "tls_worker_cert.pem", "tls_worker_key.pem"]
+    assert pems == ["ca.pem", "cert.pem", "key.pem"]
     assert {stat.S_IMODE((keys / name).stat().st_mode) for name in pems} == {0o600}
     assert (keys / "pid").read_text() == f"{process_space()} {os.getpid()}"
 
@@ -368,7 +367,7 @@ def test_workers_do_not_outlive_a_killed_client(job: Job) -> None:
     job.process.wait()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(job.directory))
-        _remove_stale_keys()
+        remove_stale_keys()
     assert job.left() == []
 
 

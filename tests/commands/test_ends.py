@@ -104,7 +104,7 @@ def test_an_interrupt_says_what_is_left(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ground_truth, "connect", interrupt)
+    monkeypatch.setattr(ground_truth, "connect_workers", interrupt)
     line = ["ground-truth", "synthetic:90x4", "--queries", "first:2", "--k", "3", "--out", "t.npz"]
     assert cli.main([*line, *options]) == 130
     assert capsys.readouterr().err.startswith(f"haag-vq: interrupted; {said}")

@@ -19,9 +19,9 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from haag_vq.errors import CertificateError, DataError
-from haag_vq.groundtruth import bounds, d64, engine, kernel, opening
+from haag_vq.groundtruth import bounds, d64, engine, kernel, opening, tasks
 from haag_vq.groundtruth.kernel import LARGEST_ID, Queries, search_block
-from haag_vq.groundtruth.part import Part, uncertified
+from haag_vq.groundtruth.part import Part, combine, uncertified
 from haag_vq.groundtruth.workspace import Workspace
 from haag_vq.sources import ArraySource, Metric
 from tests.groundtruth import oracle
@@ -583,3 +583,17 @@ def test_tiles_are_as_large_as_helps_and_enough_for_the_threads() -> None:
     assert kernel.tile_rows(28_572, 1024, 200) == kernel.LEAST_TILE_ROWS
     assert kernel.tile_rows(10**6, 4, 1) == kernel.MOST_TILE_ROWS
     assert kernel.tile_rows(100, 10**7, 4) == 1
+
+
+def test_a_task_that_is_run_again_finds_the_same() -> None:
+    x, xq = pair_of("normal", 6000, 9, 8, 4, "l2")
+    source = ArraySource(x)
+    search = tasks.Search("run again", 30, "l2", 2)
+    blocks = [
+        tasks.BlockTask(source.narrow(a, a + 2000), a, 0, search) for a in range(0, 6000, 2000)
+    ]
+    parts = [block(xq) for block in blocks[:2]]
+    again = blocks[0](xq)
+    whole = combine([again, parts[1], blocks[2](xq)], 30)
+    assert not uncertified(whole, 30).any()
+    assert_array_equal(whole.ids, oracle.neighbours(x, xq, 30, "l2")[1])

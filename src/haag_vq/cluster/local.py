@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,18 @@ from distributed.deploy.spec import SpecCluster
 from distributed.deploy.subprocess import Subprocess
 from distributed.security import Security
 
+from haag_vq.cluster.keys import new_key_directory, write_connection, write_keys
 from haag_vq.cluster.quiet import quiet_settings
 from haag_vq.errors import ClusterError, UsageError
 from haag_vq.memory import format_bytes, machine_memory, n_cores
-
-KEY_DIR_PREFIX = "haag-vq-tls-"
 
 # A worker that cannot reach its scheduler gives up after this: slow file systems make imports
 # slow, and a scheduler that is gone for good should not keep processes alive.
 DEATH_TIMEOUT = "300s"
 START_SECONDS = 90
+
+# What says how many threads a process's searches have.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class _WorkerProcess(Subprocess):  # type: ignore[misc, unused-ignore]
@@ -127,12 +128,10 @@ def start_local_cluster(
     # Dask logs a trace for each connection that ends while it is closed.
     for name in ("batched", "comm", "core"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.ERROR)
-    keys = Path(tempfile.mkdtemp(prefix=KEY_DIR_PREFIX))
-    (keys / "pid").write_text(f"{process_space()} {os.getpid()}")
+    keys = new_key_directory()
     try:
-        # The scheduler runs in this process with the security object; workers read files.
-        security = Security.temporary()
-        env = _worker_environment(_write_keys(security, keys), n_threads)
+        security, paths = write_keys(keys)
+        env = _worker_environment(paths, n_threads)
         opts = {
             "nthreads": 1,
             "memory_limit": limit,
@@ -163,16 +162,11 @@ def start_local_cluster(
                 name="haag_vq local",
                 silence_logs="ERROR",
             )
+        write_connection(keys, cluster.scheduler_address, paths)
     except BaseException:
         shutil.rmtree(keys, ignore_errors=True)
         raise
     return cluster, security, keys
-
-
-def process_space() -> str:
-    """Identify the set of processes that this one sees: host and PID namespace, since the boot."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def wait_for_workers(client: Any, n_workers: int, limit: int | None) -> None:
@@ -188,18 +182,6 @@ def wait_for_workers(client: Any, n_workers: int, limit: int | None) -> None:
         ) from error
 
 
-def _write_keys(security: Security, directory: Path) -> dict[str, str]:
-    """Write the temporary certificate and key, private to the user; return their paths."""
-    paths = {}
-    for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
-        path = directory / f"{name}.pem"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(getattr(security, name))
-        paths[name] = str(path)
-    return paths
-
-
 def _worker_environment(keys: dict[str, str], n_threads: int) -> dict[str, str]:
     """Environment of a worker: TLS files by Dask's configuration, and its share of the cores."""
     config = {
@@ -207,15 +189,13 @@ def _worker_environment(keys: dict[str, str], n_threads: int) -> dict[str, str]:
             "comm": {
                 "require-encryption": True,
                 "tls": {
-                    "ca-file": keys["tls_ca_file"],
-                    "worker": {"cert": keys["tls_worker_cert"], "key": keys["tls_worker_key"]},
+                    "ca-file": keys["ca"],
+                    "worker": {"cert": keys["cert"], "key": keys["key"]},
                 },
             }
         }
     }
     with dask.config.set(quiet_settings()):
         merged = dask.config.merge(dask.config.global_config, config)
-    threads = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(n_threads)
-    )
+    threads = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     return {"DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(merged), **threads}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from haag_vq.cluster import connect
 from haag_vq.commands.arguments import (
     add_source,
     check_out,
@@ -15,6 +14,7 @@ from haag_vq.commands.arguments import (
     size,
 )
 from haag_vq.commands.truths import prefix_list, prefix_outs, row_range, save_truths
+from haag_vq.commands.workers import add_workers, connect_workers
 from haag_vq.data import VectorDataset
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import check_suffix, ground_truth, search_rows
@@ -59,14 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A:B",
         help="search these rows only, into --checkpoint, without Dask; `haag-vq merge` finishes",
     )
-    parser.add_argument("--workers", type=positive, help="processes (default: cores, at most 4)")
-    parser.add_argument("--memory-limit", type=size, help="of each worker, as 2GB")
     parser.add_argument("--chunk-size", type=size, help="of one block, as 128MiB")
     parser.add_argument("--out", help=".hdf5, .npz or .ibin")
+    add_workers(parser)
 
 
 def run(args: argparse.Namespace) -> tuple[Any, Rows]:
-    """Search on workers of this machine and write the answer, or search some rows."""
+    """Search on workers and write the answer, or search some rows in this process."""
     if args.rows is not None:
         return _run_rows(args)
     if args.out is None:
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
         check_suffix(out)
         check_out(out)
     dataset = _open(args)
-    with connect("local", jobs=args.workers, memory_limit=args.memory_limit):
+    with connect_workers(args):
         truths = ground_truth(
             dataset,
             k=args.k,
@@ -116,7 +115,7 @@ def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:
         if getattr(args, name):
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} does not go with --rows; give it to `haag-vq merge`.")
-    for name in ("workers", "memory_limit"):
+    for name in ("workers", "memory_limit", "jobs"):
         if getattr(args, name):
             option = "--" + name.replace("_", "-")
             raise UsageError(

@@ -62,10 +62,13 @@ class SearchShape:
         part_bytes = self.nq * (self.k * 24 + 32)
         buffer_bytes = block_rows * self.d * 4
         search = kernel.workspace_bytes(block_rows, self.nq, self.d, self.k, self.metric)
-        # A merge has no block beside it: what it needs beyond one's place is what counts.
+        # A merge searches nothing: what it needs beyond the place of a block, whose buffers are
+        # kept for the next, is what counts.
         merge = combine_bytes(self.nq, self.k)
         # Readers work side by side as long as their scratch is small beside the block.
-        scratch = max(self.scratch_bytes, min(buffer_bytes // 4, 16 * self.scratch_bytes))
+        scratch = max(
+            self.scratch_bytes, min(buffer_bytes // 4, kernel.MOST_READERS * self.scratch_bytes)
+        )
         return Projection(
             buffer_bytes=buffer_bytes,
             scratch_bytes=scratch,

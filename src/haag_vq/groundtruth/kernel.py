@@ -41,6 +41,9 @@ LEAST_TILE_ROWS = 256
 PRODUCT_BYTES = 32 << 20
 MOST_PRODUCT_BYTES = 8 << 20
 
+# Threads that read at one time: more than this no disk serves faster. Arbitrary.
+MOST_READERS = 16
+
 LARGEST_ID = np.iinfo(np.int64).max
 
 
@@ -294,7 +297,8 @@ class _Search:
             with self._locks[0]:
                 self._n_products += 1
                 name = f"product {self._n_products}"
-                share = min(MOST_PRODUCT_BYTES, PRODUCT_BYTES // self._n_threads)
+                # Of the threads and the one that reads, which searches too.
+                share = min(MOST_PRODUCT_BYTES, PRODUCT_BYTES // (self._n_threads + 1))
                 self._local.product = self._workspace.array(name, (share // 4,), np.float32)
         buffer: F32 = self._local.product
         return buffer
@@ -348,8 +352,8 @@ class _Search:
 
 
 def n_readers(n_threads: int, scratch_bytes: int, block_bytes: int) -> int:
-    """Threads that read at one time: all, or as many as have scratch in a quarter of the block."""
-    return max(1, min(n_threads, block_bytes // (4 * max(1, scratch_bytes))))
+    """Threads that read at one time: as many as have scratch in a quarter of the block."""
+    return max(1, min(n_threads, MOST_READERS, block_bytes // (4 * max(1, scratch_bytes))))
 
 
 def _empty_lists(workspace: Workspace, nq: int, k: int, width: int) -> scan.Lists:

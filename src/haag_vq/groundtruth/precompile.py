@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+import numba
 import numpy as np
 from llvmlite import binding
 
@@ -75,8 +76,14 @@ def compiler_bytes() -> int:
 
 
 def _marker(directory: str) -> Path:
-    cpu = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
-    return Path(directory) / f"ready-{hashlib.sha256(cpu.encode()).hexdigest()[:16]}"
+    # What Numba itself keeps compiled code apart by.
+    made_for = (
+        binding.get_host_cpu_name(),
+        binding.get_host_cpu_features().flatten(),
+        numba.__version__,
+        sys.implementation.cache_tag,
+    )
+    return Path(directory) / f"ready-{hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]}"
 
 
 def compile_all() -> None:

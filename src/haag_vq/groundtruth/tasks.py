@@ -49,8 +49,8 @@ class BlockTask:
         engine.check_blas()
         n_threads = blas.thread_count(search.search_threads)
         engine.use_threads(n_threads)
-        known = workspace.known_keys(search.job, self.segment, search.width)
-        with workspace.borrowed() as buffers:
+        known = workspace.known_keys(search.job, self.first_id, self.segment, search.width)
+        with workspace.borrowed(search.job) as buffers:
             part = search_block(
                 buffers.array("block", (self.source.n_rows, self.source.dim), np.float32),
                 self.first_id,
@@ -63,7 +63,9 @@ class BlockTask:
                 n_threads=n_threads,
                 workspace=buffers,
             )
-        workspace.learn(search.job, self.segment, search.n_segments, part.keys, search.width)
+        workspace.learn(
+            search.job, self.first_id, self.segment, search.n_segments, part.keys, search.width
+        )
         return part
 
 

@@ -30,14 +30,29 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[np.uint8]] = {}
+        self._job = ""
+        self._stale: set[str] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_size = 0
+
+    def begin(self, job: str) -> None:
+        """Serve a block of a job: what another job left is kept only as far as this one asks."""
+        if job != self._job:
+            self._job, self._stale = job, set(self._buffers)
+
+    def end(self) -> None:
+        """Let go of what the block had no use for."""
+        for name in self._stale:
+            del self._buffers[name]
+        self._stale = set()
 
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return an uninitialized array in the buffer of this name, which grows if need be."""
         n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         buffer = self._buffers.get(name)
-        if buffer is None or buffer.nbytes < n_bytes:
+        too_large = name in self._stale and buffer is not None and buffer.nbytes > n_bytes
+        self._stale.discard(name)
+        if buffer is None or buffer.nbytes < n_bytes or too_large:
             # Let go of the old one first: both at once were never projected.
             self._buffers.pop(name, None)
             del buffer
@@ -65,9 +80,13 @@ class _Ceilings:
     def __init__(self, job: str) -> None:
         self.job = job
         self._nearest: dict[int, F64] = {}
+        self._blocks: set[int] = set()
 
-    def learn(self, segment: int, keys: F64, width: int, n_segments: int) -> None:
-        """Take in the keys of a finished block (nq, w)."""
+    def learn(self, block: int, segment: int, keys: F64, width: int, n_segments: int) -> None:
+        """Take in the keys of a finished block (nq, w); those of one row count once."""
+        if block in self._blocks:
+            return
+        self._blocks.add(block)
         # A bound for a prefix may come from its own rows only, not from rows after it.
         for s in range(segment, n_segments):
             known = self._nearest.get(s)
@@ -77,32 +96,49 @@ class _Ceilings:
                 both = np.partition(both, width - 1, axis=1)[:, :width].copy()
             self._nearest[s] = both
 
-    def get(self, segment: int, width: int) -> F64 | None:
-        """Nearest `width` keys of each query up to this segment; None if there are not so many."""
-        known = self._nearest.get(segment)
+    def get(self, block: int, segment: int, width: int) -> F64 | None:
+        """Nearest `width` keys of each query up to this segment; None if there are not so many.
+
+        None too for a block whose own keys may be among them: Dask searches a block again where
+        its result was lost with another process.
+        """
+        known = None if block in self._blocks else self._nearest.get(segment)
         return None if known is None or known.shape[1] < width else known
 
 
 _lock = threading.Lock()
 _idle: list[Workspace] = []
 _ceilings = _Ceilings("")
+_n_borrowed = 0
 _last_use = 0.0
 _janitor: threading.Timer | None = None
 
 
 @contextmanager
-def borrowed() -> Iterator[Workspace]:
-    """Yield a workspace that nobody else uses meanwhile."""
-    global _last_use
+def borrowed(job: str) -> Iterator[Workspace]:
+    """Yield a workspace that nobody else uses meanwhile, for a block of a job.
+
+    After an error or an interrupt it is given up: some thread may still write into its buffers.
+    """
+    global _last_use, _n_borrowed
     with _lock:
         workspace = _idle.pop() if _idle else Workspace()
+        _n_borrowed += 1
+    workspace.begin(job)
+    sound = False
     try:
         yield workspace
+        sound = True
     finally:
         with _lock:
-            _idle.append(workspace)
+            _n_borrowed -= 1
             _last_use = time.monotonic()
-            _watch()
+            if sound:
+                workspace.end()
+                _idle.append(workspace)
+                _watch()
+            else:
+                workspace.close()
 
 
 def _watch() -> None:
@@ -118,31 +154,33 @@ def _give_back() -> None:
     global _janitor
     with _lock:
         _janitor = None
-        if time.monotonic() - _last_use < IDLE_SECONDS:
+        if _n_borrowed or time.monotonic() - _last_use < IDLE_SECONDS:
             _watch()
             return
     release()
 
 
-def known_keys(job: str, segment: int, width: int) -> F64 | None:
-    """Nearest keys (nq, width) of a job's queries in blocks that this process finished.
+def known_keys(job: str, block: int, segment: int, width: int) -> F64 | None:
+    """Nearest keys (nq, width) of a job's queries in other blocks that this process finished.
 
     Parameters
     ----------
+    block : int
+        Its first row.
     segment : int
         Which of the asked prefixes is the smallest that contains the block.
     """
     with _lock:
-        return _ceilings.get(segment, width) if _ceilings.job == job else None
+        return _ceilings.get(block, segment, width) if _ceilings.job == job else None
 
 
-def learn(job: str, segment: int, n_segments: int, keys: F64, width: int) -> None:
+def learn(job: str, block: int, segment: int, n_segments: int, keys: F64, width: int) -> None:
     """Remember what a finished block says; of the last job only."""
     global _ceilings
     with _lock:
         if _ceilings.job != job:
             _ceilings = _Ceilings(job)
-        _ceilings.learn(segment, keys, width, n_segments)
+        _ceilings.learn(block, segment, keys, width, n_segments)
 
 
 def ceilings_bytes(nq: int, width: int, n_segments: int) -> int:

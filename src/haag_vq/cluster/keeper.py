@@ -1,0 +1,244 @@
+"""Keeps a cluster's jobs going: what Slurm ends is replaced while there is work.
+
+A thread looks at Slurm's queue and at the scheduler's workers every few seconds. A job that was
+cancelled, preempted, killed or that came to its end is replaced by another one, and told of in one
+line. Jobs that end before their worker has come up are a fault that a replacement repeats: after
+three in a row it gives up, with the tail of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+from distributed.core import Status
+
+from haag_vq.cluster.squeue import JobState, all_jobs, ended_job
+from haag_vq.errors import ClusterError
+
+PERIOD_SECONDS = 2.0
+
+# Started in vain, one after the other.
+MOST_FAILED_STARTS = 3
+
+LOG_LINES = 15
+
+
+@dataclass
+class _Job:
+    """What is known of one job."""
+
+    number: str
+    came_up: bool = False
+    """Its worker was registered at some time."""
+    told: str = ""
+    """What was last said of its waiting."""
+    absences: int = 0
+    """Looks in a row in which the queue did not have it."""
+
+
+class Keeper:
+    """Holds a cluster at its target number of jobs.
+
+    Parameters
+    ----------
+    cluster : dask_jobqueue.SLURMCluster
+    client : distributed.Client
+        Of the cluster; not the one that computes, which may be closed first.
+    least, most : int
+        Jobs: as many as Dask finds work for, between these.
+    logs : str
+        Directory of the jobs' logs.
+    tell : callable
+        Called with one line for each event.
+    """
+
+    def __init__(
+        self,
+        cluster: Any,
+        client: Client,
+        least: int,
+        most: int,
+        logs: str,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.least, self.most = least, most
+        self.trouble: ClusterError | None = None
+        self._cluster = cluster
+        self._client = client
+        self._logs = logs
+        self._tell = tell
+        self._jobs: dict[str, _Job] = {}
+        self._n_failed_starts = 0
+        self._any_came_up = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="haag-vq-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Submit the first jobs, then keep them.
+
+        Raises
+        ------
+        ClusterError
+            If Slurm refuses them.
+        """
+        self._submit([], self.least)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; jobs stay as they are."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PERIOD_SECONDS):
+            try:
+                self._look()
+            except ClusterError as error:
+                self.trouble = error
+                self._tell(str(error))
+                return
+            except (OSError, RuntimeError):
+                # The scheduler is being closed, or Dask's connection to it: not ours to tell.
+                if self._stop.is_set() or self._client.status != "running":
+                    return
+
+    def _look(self) -> None:
+        try:
+            queue = all_jobs()
+        except ClusterError:
+            # A controller that is away for a while ends no jobs.
+            return
+        self._note_jobs()
+        lost = []
+        for name, job in self._jobs.items():
+            state = queue.get(job.number)
+            job.absences = job.absences + 1 if state is None else 0
+            if state is not None and not state.ended:
+                self._tell_waiting(job, state)
+            elif state is not None or job.absences > 1:
+                self._tell_end(job, state)
+                lost.append(name)
+        # Dask gives up a job whose worker was gone for a while, and cancels it.
+        lost += [name for name in list(self._cluster.worker_spec) if name not in self._jobs]
+        kept = len(self._cluster.worker_spec) - len(lost)
+        wanted = self._wanted(kept)
+        if lost or kept < wanted or kept > wanted:
+            self._submit(lost, wanted)
+
+    def _note_jobs(self) -> None:
+        """Take in which jobs there are, and which of their workers came up."""
+        for name, made in list(self._cluster.workers.items()):
+            if made.job_id and name not in self._jobs:
+                self._jobs[name] = _Job(made.job_id)
+        gone = set(self._jobs) - set(self._cluster.workers)
+        for name in gone:
+            del self._jobs[name]
+        for info in self._client.scheduler_info(n_workers=-1)["workers"].values():
+            job = self._jobs.get(str(info["name"]))
+            if job is not None and not job.came_up:
+                job.came_up = self._any_came_up = True
+                self._n_failed_starts = 0
+                self._tell(f"job {job.number}: its worker is up on {info['host']}.")
+
+    def _tell_waiting(self, job: _Job, state: JobState) -> None:
+        if state.state != "PENDING":
+            return
+        words = f"job {job.number} waits: {state.reason or 'to be looked at'}"
+        if state.start:
+            words += f"; Slurm expects it to start at {state.start}"
+        if words != job.told:
+            job.told = words
+            self._tell(f"{words}.")
+
+    def _tell_end(self, job: _Job, state: JobState | None) -> None:
+        """Say how a job ended; ClusterError if too many ended before their workers came up."""
+        end = ended_job(job.number) or state or JobState("no longer in the queue")
+        where = f" on {end.node}" if end.node else ""
+        why = f" ({end.reason})" if end.reason else ""
+        before = "" if job.came_up else " before its worker was up"
+        self._tell(f"job {job.number}{where} ended{before}: {end.state}{why}.")
+        # One that was cancelled while it waited says nothing of those to come.
+        if job.came_up or end.state == "CANCELLED":
+            return
+        self._n_failed_starts += 1
+        if self._n_failed_starts >= MOST_FAILED_STARTS:
+            raise ClusterError(
+                f"{self._n_failed_starts} jobs in a row ended before their workers were up, the "
+                f"last, {job.number}, as {end.state}{why}. {_tail(self._logs, job.number)}"
+            )
+
+    def _wanted(self, kept: int) -> int:
+        """Jobs that there should be now."""
+        target, busy = self._client.run_on_scheduler(_load)
+        if not busy and self._any_came_up:
+            # Without work nothing is asked for anew, and nothing above the least is kept.
+            return min(kept, self.least)
+        return max(self.least, min(self.most, max(int(target), 1)))
+
+    def _submit(self, lost: list[str], wanted: int) -> None:
+        """Replace what is lost."""
+        n_before = len(self._cluster.worker_spec) - len(lost)
+        for name in lost:
+            self._jobs.pop(name, None)
+        try:
+            self._cluster.sync(_correct, self._cluster, lost, wanted)
+        except RuntimeError as error:
+            # What sbatch said is in the middle of what dask-jobqueue says.
+            said = str(error).partition("stderr:")[2] or str(error)
+            raise ClusterError(f"Slurm refused a job: {' '.join(said.split())}") from error
+        n_new = max(0, wanted - n_before)
+        if n_new:
+            again = " to replace it" if len(lost) == n_new == 1 else ""
+            self._tell(f"asked for {n_new} job{'s' * (n_new > 1)}{again}.")
+
+
+async def _correct(cluster: Any, lost: list[str], wanted: int) -> None:
+    """Let go of lost jobs and bring the cluster to `wanted` of them, on its event loop."""
+    for name in lost:
+        cluster.worker_spec.pop(name, None)
+        job = cluster.workers.pop(name, None)
+        if job is not None:
+            await job.close()
+    while len(cluster.worker_spec) < wanted:
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    idle = list(cluster.worker_spec)[wanted:]
+    for name in idle:
+        cluster.worker_spec.pop(name)
+    try:
+        await asyncio.shield(cluster._correct_state())
+    except RuntimeError:
+        # Those that Slurm refused were never there.
+        for name in [n for n, job in cluster.workers.items() if job.job_id is None]:
+            cluster.worker_spec.pop(name, None)
+            cluster.workers.pop(name).status = Status.failed
+        raise
+
+
+def _load(dask_scheduler: Any) -> tuple[int, bool]:
+    """Tell, on the scheduler, how many workers Dask would have, and whether there is work."""
+    unfinished = any(
+        task.state not in ("memory", "erred", "released", "forgotten")
+        for task in dask_scheduler.tasks.values()
+    )
+    return int(dask_scheduler.adaptive_target()), unfinished
+
+
+def _tail(directory: str, number: str) -> str:
+    """Quote the end of a job's log."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        for path in sorted(Path(directory).glob(f"*-{number}.err")):
+            lines = path.read_text(errors="replace").splitlines()
+            if lines:
+                return f"The end of {path}: " + " | ".join(lines[-LOG_LINES:])
+        # A network file system may show it late.
+        time.sleep(0.5)
+    return f"There is no log of it in {directory}."

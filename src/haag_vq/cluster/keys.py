@@ -1,0 +1,128 @@
+"""Private directories for what TLS needs: certificates, who may attach, and their removal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from distributed.security import Security
+
+from haag_vq.errors import SourceNotFoundError, UsageError, WriteError
+
+KEY_DIR_PREFIX = "haag-vq-tls-"
+
+
+def new_key_directory(parent: str | os.PathLike[str] | None = None) -> Path:
+    """Make a directory for keys, 0700, below `parent`, which is made too, or among temporary files.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be made.
+    """
+    try:
+        if parent is not None:
+            Path(parent).mkdir(mode=0o700, parents=True, exist_ok=True)
+        keys = Path(tempfile.mkdtemp(prefix=KEY_DIR_PREFIX, dir=parent))
+        (keys / "pid").write_text(f"{process_space()} {os.getpid()}")
+    except OSError as error:
+        raise WriteError(
+            f"cannot make a private directory for TLS keys in {parent or tempfile.gettempdir()}: "
+            f"{error.strerror}."
+        ) from error
+    return keys
+
+
+def write_keys(directory: Path) -> tuple[Security, dict[str, str]]:
+    """Make a certificate and its key, and write them to a directory, private to the user.
+
+    Returns
+    -------
+    Security
+        Of scheduler, workers and clients alike, by these files.
+    dict
+        Path of each: ``ca``, ``cert``, ``key``.
+    """
+    made = Security.temporary()
+    paths = {}
+    for name, text in (
+        ("ca", made.tls_ca_file),
+        ("cert", made.tls_worker_cert),
+        ("key", made.tls_worker_key),
+    ):
+        path = directory / f"{name}.pem"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+        paths[name] = str(path)
+    return security_of(paths), paths
+
+
+def security_of(paths: Mapping[str, str]) -> Security:
+    """Make Dask's security object of the files ``ca``, ``cert`` and ``key``."""
+    of_roles = {
+        f"tls_{role}_{part}": paths[part]
+        for role in ("scheduler", "worker", "client")
+        for part in ("cert", "key")
+    }
+    return Security(require_encryption=True, tls_ca_file=paths["ca"], **of_roles)
+
+
+def write_connection(directory: Path, address: str, paths: Mapping[str, str]) -> Path:
+    """Write the file by which another process of the user attaches; 0600, as the keys it names."""
+    path = directory / "connection.json"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w") as file:
+        json.dump({"address": address, **paths}, file, indent=1)
+    return path
+
+
+def read_connection(path: str) -> tuple[str, Security]:
+    """Read a file of `write_connection`: the scheduler's address, and what it takes to be let in.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If it, or a key that it names, is not there: the cluster was closed.
+    UsageError
+        If it is no such file.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        paths = {name: str(found[name]) for name in ("ca", "cert", "key")}
+        address = str(found["address"])
+    except OSError as error:
+        raise SourceNotFoundError(
+            f"cannot read the connection file {path}: {error.strerror}. It is there only while "
+            "the cluster is."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no connection file: connect() writes one.") from error
+    missing = [name for name in paths.values() if not os.path.exists(name)]
+    if missing:
+        raise SourceNotFoundError(f"{path} names {missing[0]}, which is gone: the cluster ended.")
+    return address, security_of(paths)
+
+
+def remove_stale_keys(parent: str | os.PathLike[str] | None = None) -> None:
+    """Remove key directories of this user that a killed process left: its scheduler is dead."""
+    for path in Path(parent or tempfile.gettempdir()).glob(f"{KEY_DIR_PREFIX}*"):
+        try:
+            owner = path.stat().st_uid
+            where, pid = (path / "pid").read_text().split()
+        except (OSError, ValueError):
+            continue
+        # Nodes and containers whose processes we cannot see may share a temporary directory.
+        if owner == os.getuid() and where == process_space() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def process_space() -> str:
+    """Identify the set of processes that this one sees: host and PID namespace, since the boot."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"

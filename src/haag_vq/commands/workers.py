@@ -1,0 +1,70 @@
+"""Where a command's tasks run: workers of this machine, or Slurm jobs."""
+
+from __future__ import annotations
+
+import argparse
+
+from haag_vq.cluster import Connection, connect
+from haag_vq.commands.arguments import positive, size
+from haag_vq.errors import UsageError
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add --cluster and what goes with it, and the options of local workers."""
+    group = parser.add_argument_group("workers")
+    group.add_argument(
+        "--cluster",
+        default="local",
+        metavar="NAME",
+        help="a Slurm profile (`haag-vq cluster list`), the path of one, or the address or "
+        "connection file of a scheduler (default: local, processes of this machine)",
+    )
+    group.add_argument("--jobs", type=positive, help="of Slurm: jobs (default: 1)")
+    add_settings(group)
+    group.add_argument("--workers", type=positive, help="processes (default: cores, at most 4)")
+    group.add_argument("--memory-limit", type=size, help="of each worker, as 2GB")
+
+
+def add_settings(parser: argparse._ActionsContainer) -> None:
+    """Add --set."""
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of Slurm: what the profile says otherwise, as walltime=2:00:00",
+    )
+
+
+def connect_workers(args: argparse.Namespace) -> Connection:
+    """Connect as parsed arguments say.
+
+    Raises
+    ------
+    UsageError
+        If options of local workers are mixed with those of Slurm.
+    """
+    if args.cluster == "local":
+        if args.jobs is not None or args.settings:
+            raise UsageError("--jobs and --set go with --cluster; local processes are --workers.")
+        return connect("local", jobs=args.workers, memory_limit=args.memory_limit)
+    if args.workers is not None:
+        raise UsageError("--workers is of this machine; with --cluster it is --jobs.")
+    if "://" in args.cluster or args.cluster.endswith(".json"):
+        if args.jobs is not None or args.settings or args.memory_limit:
+            raise UsageError(
+                f"{args.cluster} has its workers: --jobs, --set and --memory-limit are not for it."
+            )
+        return connect(args.cluster)
+    return connect(
+        args.cluster, jobs=args.jobs, memory_limit=args.memory_limit, **dict(args.settings)
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals and value.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no setting; write KEY=VALUE")
+    return name.strip().replace("-", "_"), value.strip()
