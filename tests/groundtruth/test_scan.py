@@ -33,7 +33,9 @@ GUARD = 111
 def rows_of_block(x: F32, xq: F32) -> scan.Rows:
     squared = np.empty(len(x), np.float32)
     measure(x, 0, "l2", squared)
-    return scan.Rows(x, squared, xq, d64.squared_norms(xq), d64.hash_multipliers(x.shape[1]))
+    multipliers = d64.hash_multipliers(x.shape[1])
+    hashes = np.zeros(len(x), np.uint64)
+    return scan.Rows(x, squared, xq, d64.squared_norms(xq), multipliers, hashes)
 
 
 class Guarded:

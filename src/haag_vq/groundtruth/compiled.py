@@ -30,7 +30,7 @@ METRIC_CODES = {"l2": L2, "ip": IP, "cosine": COSINE}
 MINUS_ZERO = np.uint32(0x80000000)
 
 # Files whose functions end up in each other's machine code.
-_SOURCES = ("bounds.py", "compiled.py", "merge.py", "order.py", "scan.py")
+_SOURCES = ("bounds.py", "compiled.py", "merge.py", "order.py", "prefetch.py", "scan.py")
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -131,7 +131,7 @@ def workspace_bytes(nb: int, nq: int, d: int, k: int, metric: Metric) -> int:
     opening = opening_bytes(nq, d, width, metric)
     unit = nq * d * 4 if metric == "cosine" else 0
     # The lists are copied out of the buffers only when all else is done.
-    return lists + PRODUCT_BYTES + max(opening, nq * width * 24) + unit + nb * 24 + nq * 16
+    return lists + PRODUCT_BYTES + max(opening, nq * width * 24) + unit + nb * 32 + nq * 16
 
 
 def tile_rows(nb: int, d: int, n_threads: int) -> int:
@@ -172,7 +172,9 @@ class _Search:
             queries.x,
             queries.squared_norms,
             d64.hash_multipliers(d),
+            workspace.array("hashes of rows", (nb,), np.uint64),
         )
+        self._rows.hashes[:] = 0
         self.lists = _empty_lists(workspace, len(queries.x), k, min(k, nb))
         # Threads add to the candidates of a slab of queries one after the other.
         n_slabs = max(1, min(2 * n_threads, len(queries.x) // scan.WIDTH))

@@ -28,6 +28,7 @@ from haag_vq.groundtruth.compiled import (
     row_hash,
 )
 from haag_vq.groundtruth.order import kth_smallest, sort_descending
+from haag_vq.groundtruth.prefetch import prefetch
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -52,6 +53,8 @@ class Rows(NamedTuple):
     """(nq,) float64, D64."""
     multipliers: U64
     """(d,) uint64, `d64.hash_multipliers`."""
+    hashes: U64
+    """(nb,) uint64: fingerprints that were needed so far; 0 elsewhere."""
 
 
 class Lists(NamedTuple):
@@ -232,16 +235,28 @@ def _score_candidates(metric: int, q: int, block: Rows, lists: Lists) -> None:
     for c in range(n):
         row = lists.rows[q, c]
         x = block.x[row]
+        if c + 1 < n:
+            prefetch(block.x[lists.rows[q, c + 1]])
         key = exact_key(metric, x, block.q[q], squared, terms)
         value = lists.values[q, c]
         if not np.isnan(value):
             _check(metric, q, row, value, key, block, lists)
         if key <= lists.ceilings[q]:
-            _insert(q, key, row, row_hash(x, block.multipliers), lists)
+            _insert(q, key, row, _hash_of(row, block), lists)
     lists.n_scored[q] += n
     lists.n_candidates[q] = 0
     if lists.n_exact[q] == k:
         lists.ceilings[q] = min(lists.ceilings[q], lists.keys[q, k - 1])
+
+
+@compiled
+def _hash_of(row: int, block: Rows) -> np.uint64:
+    """Fingerprint a row once for all queries; threads that meet there write the same."""
+    found = block.hashes[row]
+    if found == 0:
+        found = row_hash(block.x[row], block.multipliers)
+        block.hashes[row] = found
+    return found
 
 
 @compiled
