@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from haag_vq.groundtruth.compiled import F32, compiled
 
+INTERPRETED = bool(numba.config.DISABLE_JIT)
+
 # Elements of a cache line.
 _LINE = 16
 
 
-@intrinsic  # type: ignore[misc, unused-ignore]
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def _prefetch_line(typing_context: Any, row: Any, at: Any) -> Any:
     """Have the cache line of ``row[at]`` brought into the second-level cache."""
 
@@ -40,6 +43,7 @@ def _prefetch_line(typing_context: Any, row: Any, at: Any) -> Any:
 
 @compiled
 def prefetch(row: F32) -> None:
-    """Have a row brought into the cache."""
-    for at in range(0, row.shape[0], _LINE):
-        _prefetch_line(row, at)
+    """Have a row brought into the cache. Does nothing where Numba only interprets."""
+    if not INTERPRETED:
+        for at in range(0, row.shape[0], _LINE):
+            _prefetch_line(row, at)

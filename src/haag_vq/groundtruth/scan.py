@@ -256,7 +256,7 @@ def _hash_of(row: int, block: Rows) -> np.uint64:
     if found == 0:
         found = row_hash(block.x[row], block.multipliers)
         block.hashes[row] = found
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 @compiled
