@@ -47,7 +47,7 @@ class Slurm:
         return {number: (state, node) for number, state, node in (x.split("|") for x in lines)}
 
 
-def _free_ports(n: int) -> int:
+def free_ports(n: int) -> int:
     """Find the first of `n` ports that nobody uses."""
     for first in range(17_000, 60_000, 100):
         try:
@@ -76,7 +76,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         pytest.skip(told)
     daemons, home = (tmp_path_factory.mktemp(name) for name in ("daemons", "slurm"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HAAG_VQ_SLURM_PORT", str(_free_ports(4)))
+        patch.setenv("HAAG_VQ_SLURM_PORT", str(free_ports(4)))
         try:
             subprocess.run([LAUNCHER, "start", daemons], check=True, timeout=60)
             patch.setenv("SLURM_CONF", str(daemons / "slurm.conf"))

@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -17,12 +17,19 @@ import psutil
 import pytest
 from numpy.testing import assert_array_equal
 
-from haag_vq import cli, connect, ground_truth, load_dummy_dataset
+from haag_vq import (
+    cli,
+    connect,
+    ground_truth,
+    load_dummy_dataset,
+    load_ground_truth,
+    open_dataset,
+)
 from haag_vq.cluster import Connection
 from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.sources import ArraySource
 from tests.groundtruth import oracle
-from tests.slurm.conftest import NODES, Slurm
+from tests.slurm.conftest import LAUNCHER, NODES, Slurm, free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -131,31 +138,37 @@ def drain_node(slurm: Slurm, connection: Connection) -> None:
     slurm.run("scancel", f"--nodelist={node}")
 
 
+@pytest.fixture
+def whole(slurm: Slurm) -> Iterator[Slurm]:
+    """Slurm, whose nodes are of use again afterwards."""
+    yield slurm
+    drained = slurm.run("sinfo", "-h", "-N", "-t", "drain", "-o", "%n").split()
+    for node in drained:
+        slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+
+
 @pytest.mark.parametrize("fault", [cancel_one, kill_worker, kill_nanny, drain_node])
 def test_what_is_lost_is_replaced(
-    fault: Callable[[Slurm, Connection], None], slurm: Slurm, tmp_path: Path
+    fault: Callable[[Slurm, Connection], None], whole: Slurm, tmp_path: Path
 ) -> None:
     found: list[Any] = []
     slow = Slow(X, 0.5)
-    try:
-        with connect(slurm.profile, jobs=2) as connection:
-            all_up(connection, 2)
-            before = set(slurm.jobs())
-            run = Thread(
-                target=lambda: found.append(
-                    ground_truth(slow, XQ, k=K, chunk_size=CHUNK, checkpoint=tmp_path / "kept")
-                )
+    with connect(whole.profile, jobs=2) as connection:
+        all_up(connection, 2)
+        before = set(whole.jobs())
+        run = Thread(
+            target=lambda: found.append(
+                ground_truth(slow, XQ, k=K, chunk_size=CHUNK, checkpoint=tmp_path / "kept")
             )
-            run.start()
-            wait_until("some rows", lambda: len(list((tmp_path / "kept").glob("rows-*"))) > 2)
-            fault(slurm, connection)
-            run.join(timeout=90)
-            assert found, "it did not finish"
-            if fault is not kill_worker:  # the nanny's business
-                wait_until("another job", lambda: set(slurm.jobs()) - before)
-        check(found[0])
-    finally:
-        slurm.run("scontrol", "update", f"nodename={','.join(NODES)}", "state=resume")
+        )
+        run.start()
+        wait_until("some rows", lambda: len(list((tmp_path / "kept").glob("rows-*"))) > 2)
+        fault(whole, connection)
+        if fault is not kill_worker:  # the nanny's business
+            wait_until("another job", lambda: set(whole.jobs()) - before)
+        run.join(timeout=90)
+        assert found, "it did not finish"
+    check(found[0])
 
 
 def test_jobs_that_die_at_the_start_end_the_run_with_their_log(slurm: Slurm) -> None:
@@ -171,8 +184,6 @@ def test_bad_data_is_told_at_once_and_not_tried_again(slurm: Slurm, tmp_path: Pa
     bad = X.copy()
     bad[1234, 5] = np.nan
     np.save(tmp_path / "bad.npy", bad)
-    from haag_vq import open_dataset
-
     with (
         connect(slurm.profile, jobs=1) as connection,
         pytest.raises(DataError, match=r"bad\.npy.*row 1,?234"),
@@ -204,8 +215,6 @@ def test_the_command_line(slurm: Slurm, tmp_path: Path, capsys: Any) -> None:
     line = ["ground-truth", str(tmp_path / "x.npy"), "--queries", str(tmp_path / "q.npy")]
     out = ["--k", str(K), "--out", str(tmp_path / "t.npz"), "--quiet"]
     assert cli.main([*line, *out, "--cluster", slurm.profile, "--jobs", "2"]) == 0
-    from haag_vq import load_ground_truth
-
     check(load_ground_truth(tmp_path / "t.npz"))
     assert cli.main(["cluster", "check", slurm.profile, "--set", f"data-root={tmp_path}"]) == 0
     told = capsys.readouterr().out
@@ -215,9 +224,7 @@ def test_the_command_line(slurm: Slurm, tmp_path: Path, capsys: Any) -> None:
 
 def test_the_one_machine_slurm_leaves_nothing(tmp_path: Path) -> None:
     """Its own instance, started twice and stopped twice."""
-    from tests.slurm.conftest import LAUNCHER, _free_ports
-
-    env = {**os.environ, "HAAG_VQ_SLURM_PORT": str(_free_ports(3))}
+    env = {**os.environ, "HAAG_VQ_SLURM_PORT": str(free_ports(3))}
     before = _daemons()
     for _ in range(2):
         start = [str(LAUNCHER), "start", str(tmp_path / "s"), "2"]
