@@ -79,7 +79,7 @@ def test_the_users_jobqueue_yaml_completes_what_no_profile_says(
         (SITE + "caps: {cores: 4}\n", "a job of 8 cores passes the 4"),
         (SITE + "caps: {memory: 10GiB}\n", "passes the 10 GiB"),
         (SITE + "caps: {walltime: '1:00:00'}\n", "02:00:00 passes the 01:00:00"),
-        (SITE + "caps: {cpu-hours: 12}\n", r"8 cores × 2.00 h = 16 CPU-hours .* '01:30:00' or 6 c"),
+        (SITE + "caps: {cpu-hours: 12}\n", r"8 cores × 2.00 h = 16 CPU-hours .*'01:30:00' or 6 c"),
         (SITE + "requires: account\n", "account is not set"),
         ("walltime: '1'\n", "cores is not set"),
     ],

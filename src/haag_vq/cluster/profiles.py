@@ -154,7 +154,9 @@ def _read(path: str) -> dict[str, Any]:
 def _users_own() -> dict[str, Any]:
     """What the user's Dask configuration files and environment say of Slurm."""
     # `collect` leaves out the defaults that dask-jobqueue itself brings.
-    section = dask.config.get("jobqueue.slurm", None, config=dask.config.collect()) or {}
+    section = (
+        dask.config.get("jobqueue.slurm", None, config=dask.config.collect(dask.config.paths)) or {}
+    )
     named = {name.replace("_", "-"): value for name, value in section.items()}
     return {
         name: value for name, value in named.items() if name in _JOBQUEUE_KEYS and value is not None
