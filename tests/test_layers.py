@@ -33,16 +33,17 @@ RANKS = {
     "__init__": 10,  # the front door, of which the command line takes the version
     "doctor": 11,
     "report": 11,
-    "commands": 12,
-    "cli": 13,
-    "__main__": 14,
+    "job_check": 12,
+    "commands": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 
 # Beside the others: what it may import, and who may import it.
 BESIDE = {
     "cluster": (
         {"errors", "atomic", "memory", "progress", "workers"},
-        {"demo", "commands", "__init__"},
+        {"demo", "job_check", "commands", "__init__"},
     )
 }
 

@@ -6,12 +6,12 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from haag_vq.cluster.check import check_profile
 from haag_vq.cluster.profiles import read_settings, shipped_names
 from haag_vq.cluster.request import Caps, JobRequest, format_walltime, job_request
 from haag_vq.cluster.slurm import job_script
 from haag_vq.commands.workers import add_settings
 from haag_vq.errors import UsageError
+from haag_vq.job_check import check_profile
 from haag_vq.memory import format_bytes
 from haag_vq.report import Rows
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from haag_vq.cluster.connect import connect
+from haag_vq.cluster import connect
 from haag_vq.doctor import doctor
 from haag_vq.errors import ClusterError
 from haag_vq.memory import n_cores, worker_allowance
