@@ -401,7 +401,7 @@ def test_only_keys_of_dead_processes_are_removed(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"where": "nonsense"}, r"connect\('nonsense'\): 'local' or the address"),
+        ({"where": "nonsense"}, r"connect\('nonsense'\): 'local', the address"),
         ({"jobs": 0}, "0 workers were asked for: at least 1"),
         ({"jobs": -3}, "-3 workers"),
         ({"jobs": 1, "memory_limit": "lots"}, "'lots' is not a size"),
