@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq import cli, load_ground_truth
-from haag_vq.commands import ground_truth
+from haag_vq.commands import workers
 from haag_vq.groundtruth.result import GroundTruth
 from tests.support.files import vectors, write_bigann, write_npy, write_parquet
 
@@ -152,5 +152,5 @@ def _no_workers() -> Iterator[None]:
     def connect(*_: Any, **__: Any) -> Any:
         return dask.config.set(scheduler="sync")
 
-    with mock.patch.object(ground_truth, "connect", connect):
+    with mock.patch.object(workers, "connect", connect):
         yield
