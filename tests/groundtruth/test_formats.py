@@ -182,10 +182,17 @@ def test_another_metric_than_the_files_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["truth", "truth.txt", "truth.hdf5.gz"])
 def test_unknown_suffixes_are_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    for refused in (truth_of("l2").save, check_suffix, load_ground_truth):
-        with pytest.raises(UsageError, match=r"written as .hdf5, .h5, .npz, .ibin"):
+    told = r"kept as .hdf5, .h5, .npz, .ibin"
+    for refused in (truth_of("l2").save, check_suffix):
+        with pytest.raises(UsageError, match=told):
             refused(path)
     assert list(tmp_path.iterdir()) == []
+    # What is not there is told as that, whatever it is called.
+    with pytest.raises(SourceNotFoundError, match="no file"):
+        load_ground_truth(path)
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match=told):
+        load_ground_truth(path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

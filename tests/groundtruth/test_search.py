@@ -529,7 +529,8 @@ def test_blocks_shrink_until_they_fit_or_are_refused(
 
 
 def test_blocks_shrink_as_far_as_they_must() -> None:
-    source, shape = Unreadable(10**7, 256), SearchShape(10, 256, 5, "l2", 0, 1)
+    # Any halving of the largest block fills it evenly.
+    source, shape = Unreadable(80 << 17, 256), SearchShape(10, 256, 5, "l2", 0, 1)
     sizes = []
     for spare in (1000, 170, 120, 80):
         allowance = Allowance(PROCESS_BYTES + spare * MIB, "the test's limit")
@@ -542,6 +543,18 @@ def test_blocks_shrink_as_far_as_they_must() -> None:
     assert sizes[0] == DEFAULT_BLOCK_BYTES
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0]
+
+
+def test_blocks_of_our_own_size_are_even() -> None:
+    """A short last one would cost nearly as much scoring as a full one."""
+    shape = SearchShape(10, 256, 5, "l2", 0, 1)
+    allowance = Allowance(PROCESS_BYTES + 1000 * MIB, "the test's limit")
+    (even,), _ = plan_blocks([Unreadable(10**7, 256)], shape, 4, allowance, None)
+    assert len(even) == -(-(10**7) * 1024 // DEFAULT_BLOCK_BYTES)
+    assert max(even.sizes) - min(even.sizes) < len(even)
+    # One that was ordered is kept.
+    (ordered,), _ = plan_blocks([Unreadable(10**6, 256)], shape, 4, allowance, 100 * MIB)
+    assert set(ordered.sizes[:-1]) == {102_400}
 
 
 def test_lists_on_disk_do_not_wait_in_memory() -> None:

@@ -266,10 +266,13 @@ def test_a_source_without_rows_has_no_pieces() -> None:
     assert [p for p in pieces_of(Groups([0, 0]), 4) if p[0] < p[1]] == []
 
 
-@given(st.integers(0, 300), st.integers(1, 50), st.integers(1, 9))
-def test_tapered_spans_are_the_same_rows_and_end_small(n_rows: int, step: int, n: int) -> None:
-    spans = tapered(cut(0, n_rows, step), n)
+@given(st.integers(0, 300), st.integers(1, 50), st.integers(1, 9), st.integers(1, 9))
+def test_tapered_spans_are_the_same_rows_and_end_small(
+    n_rows: int, step: int, n: int, least: int
+) -> None:
+    spans = tapered(cut(0, n_rows, step), n, least)
     rows = [row for a, b in spans for row in range(a, b)]
     assert rows == list(range(n_rows))
     assert all(0 < b - a <= step for a, b in spans)
-    assert all(4 * (b - a) < step + 4 for a, b in spans[-n:])
+    # Of what is large enough for it.
+    assert all(b - a < max(step / 4 + 1, 4 * least) for a, b in spans[-n:])

@@ -198,7 +198,7 @@ class _Search:
         step = tile_rows(nb, d, self._n_threads)
         pieces = cut(0, nb, step) if source is None else pieces_of(source, step)
         if source is None or source.starts_anywhere:
-            pieces = tapered(pieces, self._n_threads)
+            pieces = tapered(pieces, self._n_threads, LEAST_TILE_ROWS)
         n_ready = len(pieces) if source is None else 0
 
         def read(start: int, stop: int) -> None:

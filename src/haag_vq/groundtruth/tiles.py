@@ -43,13 +43,15 @@ def cut(start: int, stop: int, n: int) -> list[Span]:
     return [(at, min(at + n, stop)) for at in range(start, stop, n)]
 
 
-def tapered(spans: Sequence[Span], n_threads: int) -> list[Span]:
-    """Cut the last spans, one a thread, into quarters.
+def tapered(spans: Sequence[Span], n_threads: int, least: int) -> list[Span]:
+    """Cut the last spans, one a thread, into quarters, if these have at least so many rows.
 
     Threads end at odd moments: the last to end keeps the others waiting for a quarter as long.
     """
     n_whole = max(0, len(spans) - n_threads)
-    quarters = [cut(a, b, -(-(b - a) // 4)) for a, b in spans[n_whole:]]
+    quarters = [
+        cut(a, b, -(-(b - a) // 4) if b - a >= 4 * least else b - a) for a, b in spans[n_whole:]
+    ]
     return [*spans[:n_whole], *(span for some in quarters for span in some)]
 
 
