@@ -29,7 +29,7 @@ def start(base: Path, out: Path, checkpoint: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "haag_vq.cli", "ground-truth", str(base)),
-            *("--queries", "sample:700", "--k", "20", "--metric", "cosine", "--workers", "2"),
+            *("--queries", "sample:2500", "--k", "20", "--metric", "cosine", "--workers", "2"),
             *("--chunk-size", "512KiB", "--checkpoint", str(checkpoint), "--out", str(out)),
             *("--quiet", "--json"),
         ],
