@@ -13,8 +13,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +33,9 @@ from haag_vq.sources import ArraySource
 from tests.cluster.gated import GatedSource, readers
 from tests.groundtruth import oracle
 from tests.support.files import vectors, write_parquet
+from tests.support.waiting import WAIT_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
-WAIT_SECONDS = 60
-
-
-def wait_until(what: str, holds: Callable[[], Any]) -> Any:
-    """Poll until something holds; a test that waits for ever says for what."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (found := holds()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {WAIT_SECONDS} s in vain: {what}")
-        time.sleep(0.05)
-    return found
 
 
 def alive(pids: set[int]) -> set[int]:

@@ -30,20 +30,12 @@ from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.sources import ArraySource
 from tests.groundtruth import oracle
 from tests.slurm.conftest import LAUNCHER, NODES, Slurm, free_ports
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
 N, DIM, NQ, K = 4_000, 16, 12, 7
 CHUNK = 200 * DIM * 4
-
-
-def wait_until(what: str, holds: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s in vain: {what}")
-        time.sleep(0.1)
-    return found
 
 
 class Slow(ArraySource):
