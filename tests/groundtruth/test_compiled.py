@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -179,6 +180,20 @@ def test_other_sources_are_kept_elsewhere(home: Path, monkeypatch: pytest.Monkey
         assert directory_now() not in (usual, None)
 
 
+def test_another_installation_of_the_same_sources_is_kept_elsewhere(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numba knows its files by path and time: what it made of the one is nothing to the other."""
+    usual = directory_now()
+    copied = home / "groundtruth"
+    shutil.copytree(Path(compiled.__file__).parent, copied)
+    monkeypatch.setattr(compiled, "__file__", str(copied / "compiled.py"))
+    elsewhere = directory_now()
+    assert elsewhere not in (usual, None)
+    os.utime(copied / "scan.py", (1, 1))
+    assert directory_now() not in (usual, elsewhere, None)
+
+
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory in the place of /tmp."""
@@ -226,6 +241,20 @@ def test_a_process_that_compiles_for_itself_is_projected(monkeypatch: pytest.Mon
     usual = shape.projection(1000, 1).total_bytes
     monkeypatch.setattr(precompile, "cache_directory", lambda: None)
     assert shape.projection(1000, 1).total_bytes == usual + precompile.COMPILER_BYTES
+
+
+def test_where_no_other_process_can_compile_that_is_projected_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(precompile, "cache_directory", lambda: str(home))
+    monkeypatch.setattr(precompile, "_compiles_itself", False)
+    assert precompile.compiler_bytes() == 0
+    monkeypatch.setattr(subprocess, "run", refuse)
+    precompile.ensure_compiled.__wrapped__()
+    assert precompile.compiler_bytes() == precompile.COMPILER_BYTES
 
 
 def _double(x: int) -> int:

@@ -56,14 +56,18 @@ def cache_directory() -> str | None:
     quota), a directory of the user's own under the system's temporary one.
 
     By a digest of all the sources: Numba itself looks only at the file of the function called,
-    and would go on using what it compiled from another version of a function inside.
+    and would go on using what it compiled from another version of a function inside. Also by
+    their path and times, which is what Numba knows its files by: what another installation of the
+    same sources has compiled is not used by this one.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     first = os.environ.get("NUMBA_CACHE_DIR") or os.path.join(home, "haag_vq")
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(os.fsencode(Path(__file__).parent))
     try:
         for name in _SOURCES:
-            digest.update(Path(__file__).with_name(name).read_bytes())
+            source = Path(__file__).with_name(name)
+            digest.update(source.read_bytes())
+            digest.update(repr((source.stat().st_mtime, source.stat().st_size)).encode())
     except OSError:  # installed without its sources
         return None
     kept = f"compiled-{digest.hexdigest()[:16]}"

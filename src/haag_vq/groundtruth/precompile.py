@@ -30,6 +30,9 @@ TIMEOUT_SECONDS = 300
 # Of a process that compiles the search itself (130 MiB measured).
 COMPILER_BYTES = 140 << 20
 
+# Set where another process could not be had to compile: this one will, and has to project it.
+_compiles_itself = False
+
 
 @cache
 def ensure_compiled(announce: bool = False) -> None:
@@ -40,6 +43,7 @@ def ensure_compiled(announce: bool = False) -> None:
     Where that cannot be (nowhere to keep it, no process to be had) this process compiles for itself
     when it comes to it.
     """
+    global _compiles_itself
     directory = cache_directory()
     if directory is None or _marker(directory).exists():
         return
@@ -57,7 +61,7 @@ def ensure_compiled(announce: bool = False) -> None:
                 )
                 _marker(directory).touch()
     except (OSError, subprocess.SubprocessError):
-        return
+        _compiles_itself = True
 
 
 @contextmanager
@@ -72,7 +76,7 @@ def _one_at_a_time(directory: str) -> Iterator[None]:
 
 def compiler_bytes() -> int:
     """Bytes that a search's process needs to compile for itself: 0 where code can be kept."""
-    return COMPILER_BYTES if cache_directory() is None else 0
+    return COMPILER_BYTES if _compiles_itself or cache_directory() is None else 0
 
 
 def _marker(directory: str) -> Path:
