@@ -23,19 +23,20 @@ RANKS = {
     "workers": 3,
     "arrays": 4,
     "groundtruth": 5,
-    "data": 6,
-    "export": 7,
-    "plots": 7,
-    "speed": 7,
-    "quantize": 8,
-    "plan": 9,
-    "demo": 10,
-    "__init__": 10,  # the front door, of which the command line takes the version
-    "doctor": 11,
-    "report": 11,
-    "commands": 12,
-    "cli": 13,
-    "__main__": 14,
+    "hub": 6,
+    "data": 7,
+    "export": 8,
+    "plots": 8,
+    "speed": 8,
+    "quantize": 9,
+    "plan": 10,
+    "demo": 11,
+    "__init__": 11,  # the front door, of which the command line takes the version
+    "doctor": 12,
+    "report": 12,
+    "commands": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 
 # Beside the others: what it may import, and who may import it.

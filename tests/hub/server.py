@@ -91,7 +91,9 @@ class Hub:
 
     def file_requests(self, name: str = "") -> list[Request]:
         """GETs of files whose path holds `name`."""
-        return [r for r in self.log if r.method == "GET" and "/resolve/" in r.path and name in r.path]
+        return [
+            r for r in self.log if r.method == "GET" and "/resolve/" in r.path and name in r.path
+        ]
 
     def fault_for(self, path: str) -> Fault | None:
         """Take the first fault that is left for a request."""

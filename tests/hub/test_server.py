@@ -57,7 +57,9 @@ print(hf_hub_download({MSMARCO!r}, {name!r}, repo_type="dataset"))
     assert Path(done.stdout.strip()).read_bytes() == (hub.root / MSMARCO / name).read_bytes()
 
 
-@pytest.mark.parametrize(("wall", "error"), [("gated", "GatedRepo"), ("private", "401 Unauthorized")])
+@pytest.mark.parametrize(
+    ("wall", "error"), [("gated", "GatedRepo"), ("private", "401 Unauthorized")]
+)
 def test_a_wall_is_one_for_clients(hub: Hub, tmp_path: Path, wall: str, error: str) -> None:
     getattr(hub, wall).add(MSMARCO)
     program = f"""
