@@ -11,7 +11,7 @@ from typing import Any
 
 from haag_vq.errors import DataError, ReadError, SourceNotFoundError, UsageError
 from haag_vq.hub.files import HubFile, Repository, endpoint, is_offline
-from haag_vq.sources.open import natural_key
+from haag_vq.sources.open import has_vector_suffix, natural_key
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _ADDRESS = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
@@ -24,7 +24,8 @@ def parse_address(where: str) -> tuple[str, str | None, str | None] | None:
     Returns
     -------
     (repository, revision, pattern) or None
-        None if `where` has neither form, or is a path that exists.
+        None if `where` has neither form, or is a path: one that exists, or ends as files of
+        vectors do.
 
     Raises
     ------
@@ -41,7 +42,8 @@ def parse_address(where: str) -> tuple[str, str | None, str | None] | None:
             f"{where!r} is no address of a dataset: write "
             "hf://datasets/organisation/name[@revision][/pattern]."
         )
-    return (where, None, None) if _NAME.fullmatch(where) and not os.path.exists(where) else None
+    is_name = _NAME.fullmatch(where) and not has_vector_suffix(where)
+    return (where, None, None) if is_name and not os.path.exists(where) else None
 
 
 def resolve(

@@ -53,8 +53,8 @@ def open_source(
         If formats or dimensions are mixed, a file is malformed, or no rows are found.
     """
     paths = list_files(where)
-    kinds = dict(zip(paths, map(detect_format, paths), strict=True))
-    return _stacked([FileStamp.of(path) for path in paths], list(kinds.values()), where, column)
+    kinds = [detect_format(path) for path in paths]
+    return _stacked([FileStamp.of(path) for path in paths], kinds, where, column)
 
 
 def open_stored(files: Sequence[StoredFile], name: str, column: str | None = None) -> VectorSource:
@@ -158,6 +158,11 @@ def detect_format(path: str) -> str:
     if magic.startswith(PARQUET_MAGIC):
         return "parquet"
     return _kind_by_suffix(stamp.path)
+
+
+def has_vector_suffix(path: str) -> bool:
+    """Whether a name ends as files of vectors do."""
+    return os.path.splitext(path)[1].lower() in _SUFFIXES
 
 
 def _kind_by_suffix(path: str) -> str:
