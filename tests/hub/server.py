@@ -22,6 +22,9 @@ _FILE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 PIECE_BYTES = 1 << 20
 
+# Files that are not in git itself.
+LARGE = (".parquet", ".npy", ".bin", ".fbin")
+
 
 @dataclass
 class Fault:
@@ -204,8 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _item(self, repo: str, name: str) -> dict[str, Any]:
         path = self.hub.root / repo / name
         size, sha = path.stat().st_size, self.hub.sha256(path)
-        item: dict[str, Any] = {"type": "file", "oid": sha[:40], "size": size, "path": name}
-        if path.suffix in (".parquet", ".npy"):
+        item: dict[str, Any] = {"type": "file", "oid": _blob_id(path), "size": size, "path": name}
+        if path.suffix in LARGE:
             item["lfs"] = {"oid": sha, "size": size, "pointerSize": 134}
         return item
 
@@ -217,7 +220,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound")
         if not path.is_file():
             return self._refuse(404, "EntryNotFound")
-        size, etag = path.stat().st_size, f'"{hub.sha256(path)}"'
+        size = path.stat().st_size
+        etag = f'"{hub.sha256(path) if path.suffix in LARGE else _blob_id(path)}"'
         headers = {"ETag": etag, "X-Linked-Etag": etag, "X-Linked-Size": str(size)}
         headers |= {"X-Repo-Commit": hub.commit(repo), "Accept-Ranges": "bytes"}
         if hub.cdn:
@@ -299,3 +303,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _folder(name: str) -> dict[str, Any]:
     return {"type": "directory", "oid": "0" * 40, "size": 0, "path": name}
+
+
+def _blob_id(path: Path) -> str:
+    """Git's name of a small file's content; of a large file's pointer it stands for one."""
+    data = path.name.encode() if path.suffix in LARGE else path.read_bytes()
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
