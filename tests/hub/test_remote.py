@@ -79,7 +79,7 @@ def test_of_parquet_only_the_chunks_of_the_column_are_fetched(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranged, "GAP_BYTES", 0)
-    monkeypatch.setattr(ranged, "WINDOW_BYTES", 3_000)
+    monkeypatch.setattr(ranged, "WINDOW_BYTES", 500)
     vectors = write_dbpedia(hub.root, DBPEDIA_1536, n_shards=2)
     file = remote(hub, DBPEDIA_1536, "data/*")[1]
     source = open_stored([file], "the shard", COLUMN)
@@ -91,7 +91,7 @@ def test_of_parquet_only_the_chunks_of_the_column_are_fetched(
     assert sum(end - first for _, first, end in asked) == sum(
         chunk.total_compressed_size for chunk in chunks
     )
-    assert all(end - first <= 3_000 for _, first, end in asked)
+    assert all(end - first <= 500 for _, first, end in asked)
     assert len(set(asked)) == len(asked)
 
 
