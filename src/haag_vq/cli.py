@@ -26,6 +26,7 @@ from haag_vq.commands import (
     doctor,
     evaluate,
     export,
+    fetch,
     ground_truth,
     info,
     merge,
@@ -50,6 +51,7 @@ class Command(Protocol):
 # In the order of the help.
 COMMANDS: tuple[Command, ...] = (
     datasets,
+    fetch,
     info,
     ground_truth,
     merge,

@@ -22,6 +22,7 @@ from haag_vq.sources import (
     WithoutSource,
     open_source,
 )
+from haag_vq.sources.fileio import FileStamp
 from haag_vq.sources.npy import open_npy
 from haag_vq.sources.protocol import F32, I64
 from tests.support.counting import CountingSource
@@ -110,7 +111,12 @@ def _shards(path: Path) -> tuple[ConcatSource, F32]:
         write_npy(empty, np.empty((0, DIM), np.float32))
         write_bigann(fbin, parts[2])
     # Not by open_source, which refuses a set without rows, as the empty shard alone is.
-    opened = [open_source(npy), open_source(parquet), open_npy(empty), open_source(fbin)]
+    opened = [
+        open_source(npy),
+        open_source(parquet),
+        open_npy(FileStamp.of(empty)),
+        open_source(fbin),
+    ]
     source = ConcatSource(opened)
     return source, np.concatenate([p.astype(np.float32) for p in parts])
 

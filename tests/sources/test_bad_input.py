@@ -28,7 +28,7 @@ from haag_vq.sources import (
     open_source,
 )
 from haag_vq.sources import parquet as parquet_module
-from haag_vq.sources.fileio import pread_exactly
+from haag_vq.sources.fileio import FileStamp, pread_exactly
 from haag_vq.sources.npy import open_npy
 from haag_vq.sources.open import natural_key
 from tests.support.files import (
@@ -514,7 +514,7 @@ def test_a_damaged_npy_header_is_a_data_error_or_harmless(
         put(path, at, bytes([byte]))
     told = str(path)
     try:
-        read_rows(open_npy(path))
+        read_rows(open_npy(FileStamp.of(path)))
     except DataError as error:
         told = str(error)
     assert str(path) in told

@@ -39,7 +39,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a file, directory or quoted pattern; a name from `haag-vq datasets`; synthetic:NxD",
+        help="a file, directory or quoted pattern; a name from `haag-vq datasets`; a Hub dataset "
+        "(organisation/name or hf://…); synthetic:NxD",
     )
     add_part(parser)
 
@@ -48,12 +49,26 @@ def add_part(group: argparse._ActionsContainer) -> None:
     """Add the options that say which part of a source is meant."""
     group.add_argument("--column", help="embedding column of Parquet files")
     group.add_argument("--cache-dir", help="where copies of named sets are")
+    add_hub_options(group)
+    group.add_argument(
+        "--streaming",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read a Hub dataset where it is, or stage its files first (default: read)",
+    )
     group.add_argument("--limit", type=positive, help="the first so many vectors")
     group.add_argument("--dims", type=positive, help="the first so many dimensions")
     group.add_argument(
         "--renormalize", action="store_true", help="scale shortened vectors to unit length"
     )
     group.add_argument("--seed", type=int, default=0, help="of holdout and sample (default: 0)")
+
+
+def add_hub_options(group: argparse._ActionsContainer) -> None:
+    """Add the options that say which part of a Hub dataset is meant."""
+    group.add_argument("--config", help="configuration of a Hub dataset")
+    group.add_argument("--split", help="split of a Hub dataset (default: train)")
+    group.add_argument("--revision", help="branch, tag or commit of a Hub dataset")
 
 
 def open_source_of(args: argparse.Namespace) -> VectorDataset:
@@ -68,6 +83,10 @@ def open_source_of(args: argparse.Namespace) -> VectorDataset:
         renormalize=getattr(args, "renormalize", False),
         seed=getattr(args, "seed", 0),
         cache_dir=args.cache_dir,
+        config=args.config,
+        split=args.split,
+        revision=args.revision,
+        streaming=args.streaming,
     )
 
 

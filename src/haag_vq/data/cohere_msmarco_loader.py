@@ -11,6 +11,7 @@ from haag_vq.arrays import read_array
 from haag_vq.data.catalog import look_up
 from haag_vq.data.dataset import VectorDataset
 from haag_vq.data.loading import open_dataset, open_entry
+from haag_vq.data.located import HubOptions
 from haag_vq.data.queries import limited
 
 
@@ -32,7 +33,8 @@ def load_cohere_msmarco_passages(
     cache_dir : path-like, optional
         Where the copy is: see `data.catalog.find_local_copy`. By default the Hub's cache.
     streaming : bool
-        Accepted for compatibility: a local copy is always read lazily, so it changes nothing.
+        Where there is no local copy: read from the Hub by ranges, with nothing on disk; otherwise
+        the files (232 GB) are staged to `cache_dir` first.
     num_queries : int
         The first so many passages are the queries; they are in the base and find themselves.
         The set's real queries come from `load_cohere_msmarco_queries`.
@@ -46,7 +48,7 @@ def load_cohere_msmarco_passages(
     Raises
     ------
     SourceNotFoundError
-        If there is no local copy.
+        If there is no local copy, and none can be had from the Hub.
 
     References
     ----------
@@ -57,6 +59,7 @@ def load_cohere_msmarco_passages(
         queries=f"first:{num_queries}" if num_queries else None,
         limit=limit,
         cache_dir=cache_dir,
+        streaming=streaming,
     )
 
 
@@ -74,5 +77,6 @@ def load_cohere_msmarco_queries(
     cache_dir, streaming
         As for `load_cohere_msmarco_passages`.
     """
-    source, _ = open_entry(look_up("msmarco-queries"), None, cache_dir)
+    options = HubOptions(streaming=streaming, cache_dir=cache_dir)
+    source, _ = open_entry(look_up("msmarco-queries"), None, options)
     return read_array(limited(source, limit))

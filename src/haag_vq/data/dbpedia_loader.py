@@ -23,7 +23,8 @@ def load_dbpedia_openai_1536(
     cache_dir : path-like, optional
         Where the copy is: see `data.catalog.find_local_copy`. By default the Hub's cache.
     streaming : bool
-        Accepted for compatibility: a local copy is always read lazily, so it changes nothing.
+        Where there is no local copy: read from the Hub by ranges, with nothing on disk; otherwise
+        its files are staged to `cache_dir` first.
     num_queries : int
         The first so many vectors are the queries; they are in the base and find themselves.
         `open_dataset` offers held-out queries.
@@ -36,13 +37,13 @@ def load_dbpedia_openai_1536(
     Raises
     ------
     SourceNotFoundError
-        If there is no local copy.
+        If there is no local copy, and none can be had from the Hub.
 
     References
     ----------
     https://huggingface.co/datasets/Qdrant/dbpedia-entities-openai3-text-embedding-3-large-1536-1M
     """
-    return _load("dbpedia-1536", limit, cache_dir, num_queries)
+    return _load("dbpedia-1536", limit, cache_dir, streaming, num_queries)
 
 
 def load_dbpedia_openai_1536_100k(
@@ -59,7 +60,7 @@ def load_dbpedia_openai_1536_100k(
     ----------
     https://huggingface.co/datasets/Qdrant/dbpedia-entities-openai3-text-embedding-3-large-1536-100K
     """
-    return _load("dbpedia-100k", limit, cache_dir, num_queries)
+    return _load("dbpedia-100k", limit, cache_dir, streaming, num_queries)
 
 
 def load_dbpedia_openai_3072(
@@ -76,15 +77,20 @@ def load_dbpedia_openai_3072(
     ----------
     https://huggingface.co/datasets/Qdrant/dbpedia-entities-openai3-text-embedding-3-large-3072-1M
     """
-    return _load("dbpedia-3072", limit, cache_dir, num_queries)
+    return _load("dbpedia-3072", limit, cache_dir, streaming, num_queries)
 
 
 def _load(
-    name: str, limit: int | None, cache_dir: str | os.PathLike[str] | None, num_queries: int
+    name: str,
+    limit: int | None,
+    cache_dir: str | os.PathLike[str] | None,
+    streaming: bool,
+    num_queries: int,
 ) -> VectorDataset:
     return open_dataset(
         name,
         queries=f"first:{num_queries}" if num_queries else None,
         limit=limit,
         cache_dir=cache_dir,
+        streaming=streaming,
     )

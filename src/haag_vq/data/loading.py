@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from haag_vq.arrays import DEFAULT_CHUNK_BYTES
-from haag_vq.data.catalog import CATALOG, CatalogEntry, LocalCopy, copy_in, find_local_copy
+from haag_vq.data.catalog import CATALOG, CatalogEntry, copy_in
 from haag_vq.data.dataset import VectorDataset
+from haag_vq.data.located import HubOptions, Located, locate_entry, locate_on_hub
 from haag_vq.data.queries import QuerySpec, limited, split_queries
 from haag_vq.errors import UsageError
+from haag_vq.hub import parse_address
 from haag_vq.memory import parse_bytes
 from haag_vq.sources import Metric, PrefixSource, SyntheticSource, VectorSource, open_source
 
@@ -30,6 +33,10 @@ def open_dataset(
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
     chunk_size: int | str = DEFAULT_CHUNK_BYTES,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    streaming: bool = True,
 ) -> VectorDataset:
     """Open a dataset lazily: headers and footers are read, no vectors.
 
@@ -37,8 +44,10 @@ def open_dataset(
     ----------
     where : str or path-like
         A file, a directory, a glob pattern; a name from the catalog (``haag-vq datasets``); or
-        ``synthetic:ROWSxDIM[:SEED]``. A directory laid out as the MS MARCO repository is opened
-        with its own queries (but not taken for that set: it has no metric of its own).
+        ``synthetic:ROWSxDIM[:SEED]``; or a dataset of the Hugging Face Hub, ``organisation/name``
+        or ``hf://datasets/organisation/name[@revision][/pattern]``. A directory laid out as the MS
+        MARCO repository is opened with its own queries (but not taken for that set: it has no
+        metric of its own).
     column : str, optional
         Embedding column of Parquet files; found by itself where there is one.
     queries : str or path-like, optional
@@ -61,6 +70,12 @@ def open_dataset(
         Where copies of catalogued sets are; see `data.catalog.find_local_copy`.
     chunk_size : int or str
         The most bytes of one block of ``vectors``.
+    config, split, revision : str, optional
+        Which part of a Hub dataset: see `hub.resolve.resolve`. With a revision no local copy is
+        looked for.
+    streaming : bool
+        Read a Hub dataset by ranges where it is (nothing on disk); otherwise its files are staged
+        to `cache_dir` first, whole and verified. A copy on disk is used in either case.
 
     Returns
     -------
@@ -70,8 +85,11 @@ def open_dataset(
     ------
     SourceNotFoundError, DataError, UsageError
         If nothing is there, it is malformed, or an argument does not suit it.
+    ReadError
+        If the Hub fails.
     """
-    source, query_files, entry = _locate(os.fspath(where), column, cache_dir)
+    options = HubOptions(config, split, revision, streaming, cache_dir)
+    source, own_queries, entry = _locate(os.fspath(where), column, options)
     base, query_source, are_rows, origin = source, None, False, ""
     if queries is not None:
         spec = QuerySpec.parse(queries)
@@ -80,9 +98,9 @@ def open_dataset(
             origin = f"{spec.kind}:{spec.n}" + (f", seed {seed}" if spec.kind != "first" else "")
         base, query_source = split_queries(source, spec, limit, seed, query_column)
     else:
-        if query_files:
+        if own_queries:
             own_column = entry.column if entry else None
-            query_source = open_source(query_files, query_column or own_column)
+            query_source = own_queries.open(query_column or own_column)
         base = limited(source, limit)
     if dims is not None or renormalize:
         kept = source.dim if dims is None else dims
@@ -95,32 +113,36 @@ def open_dataset(
 
 
 def open_entry(
-    entry: CatalogEntry, column: str | None, cache_dir: str | os.PathLike[str] | None
-) -> tuple[VectorSource, LocalCopy]:
-    """Open the vectors of a catalogued set from its local copy."""
-    copy = find_local_copy(entry, cache_dir)
-    return open_source(copy.files, column or entry.column), copy
+    entry: CatalogEntry, column: str | None, options: HubOptions
+) -> tuple[VectorSource, Located]:
+    """Open the vectors of a catalogued set; also where its own queries are."""
+    vectors, queries = locate_entry(entry, options)
+    return vectors.open(column or entry.column), queries
 
 
 def _locate(
-    where: str, column: str | None, cache_dir: str | os.PathLike[str] | None
-) -> tuple[VectorSource, tuple[str, ...], CatalogEntry | None]:
-    """Open vectors by name or path; also the files of the set's own queries, and its entry."""
+    where: str, column: str | None, options: HubOptions
+) -> tuple[VectorSource, Located, CatalogEntry | None]:
+    """Open vectors by name or path; also the set's own queries, and its entry."""
     if where in CATALOG and not os.path.exists(where):
-        entry = CATALOG[where]
-        source, copy = open_entry(entry, column, cache_dir)
-        return source, copy.query_files, entry
+        return *open_entry(CATALOG[where], column, options), CATALOG[where]
     synthetic = _SYNTHETIC.fullmatch(where)
     if synthetic:
         n_rows, dim, seed = (int(n or 0) for n in synthetic.groups())
         if not n_rows or not dim:
             raise UsageError(f"{where!r}: rows and dimension must be at least 1.")
-        return SyntheticSource(n_rows, dim, seed), (), None
+        return SyntheticSource(n_rows, dim, seed), Located(), None
+    address = parse_address(where)
+    if address is not None:
+        repo, revision, pattern = address
+        if revision is not None:
+            options = replace(options, revision=revision)
+        patterns = (pattern,) if pattern else ()
+        return locate_on_hub(repo, options, patterns).open(column), Located(), None
     directory = Path(os.path.expanduser(where))
     if directory.is_dir():
-        entry = CATALOG["msmarco"]
-        found = copy_in(entry, directory)
+        found = copy_in(CATALOG["msmarco"], directory)
         if found is not None:
             # The column is found by itself: a set of this shape need not be this set.
-            return open_source(found.files, column), found.query_files, None
-    return open_source(where, column), (), None
+            return open_source(found.files, column), Located(found.query_files), None
+    return open_source(where, column), Located(), None

@@ -12,8 +12,9 @@ import struct
 import numpy as np
 
 from haag_vq.errors import DataError
-from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.fileio import StoredFile
 from haag_vq.sources.fixed import FixedRowSource, check_body
+from haag_vq.sources.ranged import header_of
 
 BIGANN_DTYPES: dict[str, str] = {
     ".fbin": "<f4",
@@ -24,7 +25,7 @@ BIGANN_DTYPES: dict[str, str] = {
 HEADER = struct.Struct("<II")
 
 
-def open_bigann(path: str | os.PathLike[str]) -> FixedRowSource:
+def open_bigann(stamp: StoredFile) -> FixedRowSource:
     """Open an .fbin, .f16bin, .u8bin or .i8bin file. Reads its 8 bytes of header.
 
     Raises
@@ -33,15 +34,15 @@ def open_bigann(path: str | os.PathLike[str]) -> FixedRowSource:
         If the file has other bytes than its header promises (a crop of a larger file often
         keeps the larger file's header), or the dimension is 0.
     """
-    stamp = FileStamp.of(path)
     suffix = os.path.splitext(stamp.path)[1].lower()
     dtype = np.dtype(BIGANN_DTYPES[suffix])
-    with open(stamp.path, "rb") as file:
-        header = file.read(HEADER.size)
-    if len(header) < HEADER.size:
+    if stamp.size_bytes < HEADER.size:
         raise DataError(
-            f"{stamp.path} is truncated: {len(header)} bytes, the header alone takes {HEADER.size}."
+            f"{stamp.path} is truncated: {stamp.size_bytes} bytes, the header alone takes "
+            f"{HEADER.size}."
         )
+    with header_of(stamp, HEADER.size) as file:
+        header = file.read(HEADER.size)
     n_rows, dim = HEADER.unpack(header)
     if dim == 0:
         raise DataError(f"{stamp.path}: its header says dimension 0; is it an {suffix} file?")

@@ -6,8 +6,9 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from haag_vq.errors import DataError, FileChangedError, ReadError, SourceNotFoundError
 
@@ -20,6 +21,50 @@ N_SAMPLES = 16
 # Digests kept by a process, some 400 bytes each. A walk over more shards than are kept would
 # find none of them again.
 DIGESTS_KEPT = 1 << 16
+
+
+class FileReader(Protocol):
+    """A file that is open for the length of one call."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` (bytes) from `offset` (bytes), wholly or with an error."""
+
+
+class StoredFile(Protocol):
+    """A file that a source reads, wherever it is. Hashable, and pickles without open handles."""
+
+    @property
+    def path(self) -> str:
+        """What messages call it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size when its header was read."""
+
+    @property
+    def local_path(self) -> str | None:
+        """Where other libraries can open it; None for a file that is not on a file system."""
+
+    def opened(self) -> AbstractContextManager[FileReader]:
+        """Open for one call; FileChangedError if it is no longer the file that was meant."""
+
+    def fingerprint(self, layout: str) -> str:
+        """Hex digest of the content as `layout` (how the bytes are read) sees it."""
+
+    def __hash__(self) -> int:
+        """Of what it is: footers are kept by their files."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReader:
+    """Positioned reads by a descriptor."""
+
+    fd: int
+    path: str
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` (bytes) from `offset` (bytes)."""
+        pread_exactly(self.fd, buffer, offset, self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +95,11 @@ class FileStamp:
             ) from error
         return cls(absolute, status.st_size, status.st_mtime_ns)
 
+    @property
+    def local_path(self) -> str:
+        """Where other libraries can open it."""
+        return self.path
+
     def check(self, status: os.stat_result) -> None:
         """Raise FileChangedError unless `status` is of the file that was stamped."""
         if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
@@ -60,8 +110,8 @@ class FileStamp:
             )
 
     @contextmanager
-    def opened(self) -> Iterator[int]:
-        """Yield a read-only descriptor of the stamped file.
+    def opened(self) -> Iterator[LocalReader]:
+        """Yield a reader of the stamped file.
 
         A descriptor lives for one call only: sources pickle, and serve several threads.
         """
@@ -74,7 +124,7 @@ class FileStamp:
             ) from error
         try:
             self.check(os.fstat(fd))
-            yield fd
+            yield LocalReader(fd, self.path)
         finally:
             os.close(fd)
 
@@ -121,10 +171,10 @@ def _sampled(stamp: FileStamp) -> bytes:
     """Digest of the bytes at `sample_offsets` of a stamped file."""
     digest = hashlib.sha256()
     block = bytearray(SAMPLE_BYTES)
-    with stamp.opened() as fd:
+    with stamp.opened() as reader:
         for offset in sample_offsets(stamp.size_bytes):
             part = memoryview(block)[: stamp.size_bytes - offset]
-            pread_exactly(fd, part, offset, stamp.path)
+            reader.read_into(offset, part)
             digest.update(part)
     return digest.digest()
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from haag_vq.errors import DataError
 from haag_vq.sources.convert import to_float32
-from haag_vq.sources.fileio import FileStamp, pread_exactly
+from haag_vq.sources.fileio import FileReader, StoredFile
 from haag_vq.sources.protocol import (
     F32,
     I64,
@@ -36,7 +36,7 @@ class FixedRowSource(VectorSource):
 
     Parameters
     ----------
-    stamp : FileStamp
+    stamp : StoredFile
         The file, as it was when its header was read.
     offset_bytes : int
         Where row 0 starts in the file.
@@ -54,7 +54,7 @@ class FixedRowSource(VectorSource):
 
     def __init__(
         self,
-        stamp: FileStamp,
+        stamp: StoredFile,
         offset_bytes: int,
         n_rows: int,
         dim: int,
@@ -135,24 +135,24 @@ class FixedRowSource(VectorSource):
         in_place = self.dtype == np.float32 and self.dtype.isnative and dim == self.dim
         check = FiniteCheck(self._stamp.path, self.dtype)
         scratch = None if in_place else np.empty((self._piece_rows, self.dim), self.dtype)
-        with self._stamp.opened() as fd:
+        with self._stamp.opened() as reader:
             for runs in pieces:
                 first = runs[0][2]
                 last = runs[-1][2] + runs[-1][1]
                 target: AnyArray = out[first:last] if scratch is None else scratch[: last - first]
                 for row, n, place in runs:
-                    self._pread(fd, row, target[place - first : place - first + n])
+                    self._read(reader, row, target[place - first : place - first + n])
                 if scratch is not None:
                     to_float32(target[:, :dim], out[first:last])
                 numbers = runs[0][0] if taken is None else taken[first:last]
                 check.look(self._first_row + numbers, out[first:last])
         check.finish()
 
-    def _pread(self, fd: int, row: int, target: AnyArray) -> None:
+    def _read(self, reader: FileReader, row: int, target: AnyArray) -> None:
         if target.size == 0:
             return
         offset = self._offset_bytes + (self._first_row + row) * self._row_bytes
-        pread_exactly(fd, target.data.cast("B"), offset, self._stamp.path)
+        reader.read_into(offset, target.data.cast("B"))
 
 
 def _runs(rows: I64, at: int, n: int) -> list[tuple[int, int, int]]:
@@ -164,7 +164,7 @@ def _runs(rows: I64, at: int, n: int) -> list[tuple[int, int, int]]:
 
 
 def check_body(
-    stamp: FileStamp, offset_bytes: int, n_rows: int, dim: int, dtype: np.dtype[Any]
+    stamp: StoredFile, offset_bytes: int, n_rows: int, dim: int, dtype: np.dtype[Any]
 ) -> None:
     """Raise DataError unless the file has exactly the bytes that its header promises.
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import tokenize
 
 import numpy as np
 
 from haag_vq.errors import DataError
-from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.fileio import StoredFile
 from haag_vq.sources.fixed import FixedRowSource, check_body
 from haag_vq.sources.protocol import STORED_DTYPES
+from haag_vq.sources.ranged import header_of
 
 NPY_MAGIC = b"\x93NUMPY"
 
+# More than any header that NumPy writes for plain numbers (128 bytes), in one read.
+HEADER_BYTES = 4096
 
-def open_npy(path: str | os.PathLike[str]) -> FixedRowSource:
+
+def open_npy(stamp: StoredFile) -> FixedRowSource:
     """Open a two-dimensional .npy file of float32, float64, float16, int8 or uint8.
 
     Reads the header only. Object arrays are refused and never unpickled.
@@ -26,8 +29,7 @@ def open_npy(path: str | os.PathLike[str]) -> FixedRowSource:
         If the header is not one of a two-dimensional C-ordered array of such a type, or
         promises other bytes than the file has.
     """
-    stamp = FileStamp.of(path)
-    with open(stamp.path, "rb") as file:
+    with header_of(stamp, HEADER_BYTES) as file:
         try:
             version = np.lib.format.read_magic(file)
             # Versions 2.0 and 3.0 differ only in the text encoding of field names, which an

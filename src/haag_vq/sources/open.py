@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from haag_vq.errors import DataError, SourceNotFoundError
 from haag_vq.sources.bigann import BIGANN_DTYPES, open_bigann
 from haag_vq.sources.concat import ConcatSource
-from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.fileio import FileStamp, StoredFile
 from haag_vq.sources.npy import NPY_MAGIC, open_npy
 from haag_vq.sources.parquet import open_parquet
 from haag_vq.sources.protocol import VectorSource
@@ -53,19 +53,51 @@ def open_source(
         If formats or dimensions are mixed, a file is malformed, or no rows are found.
     """
     paths = list_files(where)
-    kinds = dict(zip(paths, map(detect_format, paths), strict=True))
-    if len(set(kinds.values())) > 1:
-        examples = {kind: path for path, kind in reversed(kinds.items())}
+    kinds = [detect_format(path) for path in paths]
+    return _stacked([FileStamp.of(path) for path in paths], kinds, where, column)
+
+
+def open_stored(files: Sequence[StoredFile], name: str, column: str | None = None) -> VectorSource:
+    """Open files that need not be on a file system as one source; suffixes tell the format.
+
+    Parameters
+    ----------
+    files : sequence of StoredFile
+        Shards, in the order in which they are stacked.
+    name : str
+        What messages call them together.
+    column : str, optional
+        Embedding column of Parquet files.
+
+    Returns
+    -------
+    VectorSource
+        Headers and footers have been read, several at a time; no vectors.
+
+    Raises
+    ------
+    DataError
+        As for `open_source`.
+    """
+    return _stacked(files, [_kind_by_suffix(file.path) for file in files], name, column)
+
+
+def _stacked(
+    files: Sequence[StoredFile], kinds: Sequence[str], where: object, column: str | None
+) -> VectorSource:
+    if len(set(kinds)) > 1:
+        named = reversed(list(zip(files, kinds, strict=True)))
+        examples = {kind: file.path for file, kind in named}
         listed = "; ".join(f"{kind}: {path}" for kind, path in sorted(examples.items()))
         raise DataError(
             f"{_text(where)} mixes formats ({listed}), which would stack the same vectors twice or "
             "unlike ones. Name one format with a pattern, as in 'DIR/*.npy'."
         )
-    with ThreadPoolExecutor(min(OPEN_THREADS, len(paths))) as pool:
-        opened = list(pool.map(lambda path: _open_file(path, kinds[path], column), paths))
+    with ThreadPoolExecutor(min(OPEN_THREADS, len(files))) as pool:
+        opened = list(pool.map(lambda file, kind: _open_file(file, kind, column), files, kinds))
     sources = [source for source in opened if source is not None]
     if not any(source.n_rows for source in sources):
-        raise DataError(f"{_text(where)} holds no vectors: 0 rows in {len(paths):,} file(s).")
+        raise DataError(f"{_text(where)} holds no vectors: 0 rows in {len(files):,} file(s).")
     return sources[0] if len(sources) == 1 else ConcatSource(sources)
 
 
@@ -125,22 +157,31 @@ def detect_format(path: str) -> str:
         return "npy"
     if magic.startswith(PARQUET_MAGIC):
         return "parquet"
+    return _kind_by_suffix(stamp.path)
+
+
+def has_vector_suffix(path: str) -> bool:
+    """Whether a name ends as files of vectors do."""
+    return os.path.splitext(path)[1].lower() in _SUFFIXES
+
+
+def _kind_by_suffix(path: str) -> str:
     kind = _SUFFIXES.get(os.path.splitext(path)[1].lower())
     if kind is None:
         known = ", ".join(_SUFFIXES)
         raise DataError(
-            f"{stamp.path} is in no known format: it begins neither as .npy nor as Parquet, and "
+            f"{path} is in no known format: it begins neither as .npy nor as Parquet, and "
             f"its suffix is none of {known}."
         )
     return kind
 
 
-def _open_file(path: str, kind: str, column: str | None) -> VectorSource | None:
+def _open_file(file: StoredFile, kind: str, column: str | None) -> VectorSource | None:
     if kind == "npy":
-        return open_npy(path)
+        return open_npy(file)
     if kind == "parquet":
-        return open_parquet(path, column)
-    return open_bigann(path)
+        return open_parquet(file, column)
+    return open_bigann(file)
 
 
 def _directory_files(directory: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from haag_vq.errors import DataError
 from haag_vq.sources.convert import to_float32
-from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.fileio import StoredFile
 from haag_vq.sources.parquet_footer import (
     FOOTER_GROWTH,
     FOOTERS_KEPT,
@@ -22,7 +21,7 @@ from haag_vq.sources.parquet_footer import (
     layout,
     leaf_index,
     list_type_of,
-    open_reader,
+    opened_column,
     read_footer,
     read_schema,
 )
@@ -37,6 +36,7 @@ from haag_vq.sources.protocol import (
     check_span,
     check_take,
 )
+from haag_vq.sources.ranged import N_WINDOWS, WINDOW_BYTES
 
 # Measured, 1536 × float64, snappy, row groups of 1,000 and of 20,000 rows: batches of 1 MiB
 # decode as fast as larger ones and stay 60–70 MiB over the output.
@@ -61,7 +61,7 @@ class ParquetSource(VectorSource):
     """
 
     def __init__(
-        self, stamp: FileStamp, column: str, dim: int, dtype: np.dtype[Any], start: int, stop: int
+        self, stamp: StoredFile, column: str, dim: int, dtype: np.dtype[Any], start: int, stop: int
     ) -> None:
         self._stamp = stamp
         self._column = column
@@ -112,7 +112,9 @@ class ParquetSource(VectorSource):
     @property
     def scratch_bytes(self) -> int:
         footers = FOOTERS_KEPT * FOOTER_GROWTH * layout(self._stamp)[1]
-        return READER_BYTES + footers + 4 * self._batch_rows * self.dim * self.dtype.itemsize
+        ahead = 0 if self._stamp.local_path else N_WINDOWS * WINDOW_BYTES
+        batches = 4 * self._batch_rows * self.dim * self.dtype.itemsize
+        return READER_BYTES + footers + ahead + batches
 
     @property
     def _batch_rows(self) -> int:
@@ -191,9 +193,7 @@ class ParquetSource(VectorSource):
         groups = self._groups(first - self._start, last - self._start)
         row = int(starts[groups[0]])
         with explained(self._stamp, f"rows {first:,}:{last:,} of column {self._column!r}"):
-            with self._stamp.opened():
-                file = open_reader(self._stamp)
-            with file:
+            with opened_column(self._stamp, self._column, groups) as file:
                 for batch in file.iter_batches(
                     batch_size=self._batch_rows,
                     row_groups=list(range(*groups)),
@@ -249,12 +249,12 @@ def _pick(values: AnyArray, rows: I64, out: F32) -> None:
         to_float32(picked[:, : out.shape[1]], out[at : at + len(part)])
 
 
-def open_parquet(path: str | os.PathLike[str], column: str | None = None) -> ParquetSource | None:
+def open_parquet(stamp: StoredFile, column: str | None = None) -> ParquetSource | None:
     """Open the embedding column of one Parquet file. Reads its footer only.
 
     Parameters
     ----------
-    path : path-like
+    stamp : StoredFile
     column : str, optional
         Name of a column of lists of float64, float32, float16, int8 or uint8 (fixed-size or
         not). Found by itself where there is exactly one, or one has a usual name.
@@ -270,7 +270,6 @@ def open_parquet(path: str | os.PathLike[str], column: str | None = None) -> Par
         If the file is no whole Parquet file, or has no such column, or several: the message
         lists the columns that are there.
     """
-    stamp = FileStamp.of(path)
     with explained(stamp, "the footer"):
         schema = read_schema(stamp)
     field = choose_column(stamp.path, schema, column)

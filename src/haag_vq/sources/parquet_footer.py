@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from haag_vq.errors import DataError, HaagVQError
-from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.fileio import StoredFile
 from haag_vq.sources.protocol import I64
+from haag_vq.sources.ranged import RangedFile, windows_of
 
 # Column chunks are read through a stream of this size: pre-buffered whole they take 250 MiB at
 # 1536 × float64 and gain nothing on a local file (measured).
@@ -69,7 +70,7 @@ def list_type_of(kind: pa.DataType) -> Any | None:
     return kind
 
 
-def dimension(stamp: FileStamp, schema: pa.Schema, column: str, list_type: Any) -> int:
+def dimension(stamp: StoredFile, schema: pa.Schema, column: str, list_type: Any) -> int:
     """Dimension of the vectors, from the footer alone; 0 where no row tells it.
 
     A column chunk counts its leaf values, and a null or empty list counts as one: the
@@ -106,10 +107,35 @@ def _n_leaves(kind: pa.DataType) -> int:
     return sum(_n_leaves(kind.field(i).type) for i in range(kind.num_fields)) or 1
 
 
-def open_reader(stamp: FileStamp) -> pq.ParquetFile:
-    """Open a file whose footer is at hand; the caller closes it."""
+@contextmanager
+def opened_column(
+    stamp: StoredFile, column: str, groups: tuple[int, int]
+) -> Iterator[pq.ParquetFile]:
+    """Open a file to decode one column of row groups ``first:last``; its footer is at hand."""
+    if stamp.local_path is not None:
+        with stamp.opened(), _reader(stamp, stamp.local_path) as file:
+            yield file
+        return
+    leaf = leaf_index(read_schema(stamp), column)
+    metadata = read_footer(stamp)
+    spans = [_span(metadata.row_group(g).column(leaf)) for g in range(*groups)]
+    with stamp.opened() as reader:
+        ranged = RangedFile(reader, stamp.size_bytes, windows_of(spans))
+        with ranged, _reader(stamp, pa.PythonFile(ranged, "r")) as file:
+            yield file
+
+
+def _span(chunk: Any) -> tuple[int, int]:
+    """First byte of a column chunk, and the byte after its last."""
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
+        start = chunk.dictionary_page_offset
+    return start, start + chunk.total_compressed_size
+
+
+def _reader(stamp: StoredFile, where: Any) -> pq.ParquetFile:
     return pq.ParquetFile(
-        stamp.path,
+        where,
         metadata=read_footer(stamp),
         memory_map=False,
         pre_buffer=False,
@@ -117,29 +143,32 @@ def open_reader(stamp: FileStamp) -> pq.ParquetFile:
     )
 
 
-def read_schema(stamp: FileStamp) -> pa.Schema:
+def read_schema(stamp: StoredFile) -> pa.Schema:
     """Arrow schema of a file.
 
     Never by way of `FileMetaData.schema`: the two refer to each other, and opening 1,000 shards
     left 1 GiB of footers to Python's cycle collector (measured).
     """
-    with open_reader(stamp) as file:
-        return file.schema_arrow
+    with stamp.opened() as reader:
+        where = stamp.local_path or pa.PythonFile(RangedFile(reader, stamp.size_bytes), "r")
+        with _reader(stamp, where) as file:
+            return file.schema_arrow
 
 
 @functools.lru_cache(maxsize=FOOTERS_KEPT)
-def read_footer(stamp: FileStamp) -> pq.FileMetaData:
+def read_footer(stamp: StoredFile) -> pq.FileMetaData:
     """Parsed footer of a stamped file.
 
     Cached: a worker reads many blocks of one shard, and parsing a footer of thousands of
     row groups takes milliseconds.
     """
-    with explained(stamp, "the footer"), stamp.opened():
-        return pq.read_metadata(stamp.path)
+    with explained(stamp, "the footer"), stamp.opened() as reader:
+        where = stamp.local_path or pa.PythonFile(RangedFile(reader, stamp.size_bytes), "r")
+        return pq.read_metadata(where)
 
 
 @functools.lru_cache(maxsize=4096)
-def layout(stamp: FileStamp) -> tuple[str, int]:
+def layout(stamp: StoredFile) -> tuple[str, int]:
     """A line that identifies a file's layout, and the bytes of its footer."""
     metadata = read_footer(stamp)
     size = int(metadata.serialized_size)
@@ -147,7 +176,7 @@ def layout(stamp: FileStamp) -> tuple[str, int]:
 
 
 @functools.lru_cache(maxsize=4096)
-def group_starts(stamp: FileStamp) -> I64:
+def group_starts(stamp: StoredFile) -> I64:
     """Rows at which the row groups start, and the number of rows: (n_groups + 1,) int64."""
     metadata = read_footer(stamp)
     counts = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
@@ -155,7 +184,7 @@ def group_starts(stamp: FileStamp) -> I64:
 
 
 @contextmanager
-def explained(stamp: FileStamp, what: str) -> Iterator[None]:
+def explained(stamp: StoredFile, what: str) -> Iterator[None]:
     """Turn Arrow's errors into ours, with the file and what was being read of it."""
     try:
         yield
