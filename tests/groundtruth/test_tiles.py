@@ -155,12 +155,25 @@ def test_one_searches_while_another_reads(pool: ThreadPoolExecutor) -> None:
     assert not both.broken
 
 
+def test_tiles_read_ahead_are_searched_in_their_order(pool: ThreadPoolExecutor) -> None:
+    """The small ones are cut last: searched first, they would leave a whole one to wait for."""
+    all_read, searched = threading.Event(), []
+    feed = Feed([(4, 8), (8, 10), (10, 11)], [(0, 2), (2, 4)], 2, 1, 1)
+
+    def search(start: int, stop: int) -> None:
+        searched.append(start)
+        assert all_read.wait(10)
+
+    feed.run(lambda a, b: all_read.set() if b == 11 else None, search, pool, 2)
+    assert searched == [0, 2, 4, 6, 8, 10]
+
+
 def _meet(barrier: threading.Barrier) -> None:
     barrier.wait(10)
 
 
-def test_a_piece_just_read_is_searched_first_and_from_its_start(pool: ThreadPoolExecutor) -> None:
-    """It is in the cache. One thread alone takes turns: a piece, and all of its tiles."""
+def test_a_piece_is_searched_as_soon_as_it_is_read(pool: ThreadPoolExecutor) -> None:
+    """It is still in the cache. One thread alone takes turns: a piece, and all of its tiles."""
     steps: list[tuple[str, int]] = []
     feed = Feed([(0, 4), (4, 8)], [(8, 10)], 2, 1, 1)
     feed.run(

@@ -212,7 +212,7 @@ class _Search:
         if source is not None:
             at_once = n_readers(self._n_threads, source.scratch_bytes, self._rows.x.nbytes)
             n_workers += 1  # where reading waits, the cores do not
-        feed = Feed(pieces[n_ready:], ready[::-1], step, at_once, self._n_threads)
+        feed = Feed(pieces[n_ready:], ready, step, at_once, self._n_threads)
         pool = self._workspace.threads(self._n_threads)
         with blas.one_blas_thread():
             feed.run(read, self._search_tile, pool, n_workers)

@@ -160,21 +160,28 @@ def scan(
             for i in range(values.shape[0]):
                 # Not ">=": a product that is no number must not pass for a far row.
                 hits += np.int32(not values[i] * weight - offset < floor[i])
-            if hits == 0:
-                continue
-            for i in range(values.shape[0]):
+            i = 0
+            while hits > 0:
                 value = values[i] * weight - offset
-                q = a + at + i
-                if safe[q] and not value < floor[i]:
-                    count = lists.n_candidates[q]
-                    lists.rows[q, count] = first + j
-                    lists.values[q, count] = value
-                    lists.n_candidates[q] = count + 1
-                    if count + 1 == lists.rows.shape[1]:
+                if not value < floor[i]:
+                    hits -= 1
+                    q = a + at + i
+                    if safe[q] and _add(q, first + j, value, lists):
                         _compact(metric, q, block, lists)
                         floor[i] = _least_value(
                             metric, d, lists.ceilings[q], block.q_squared_norms[q], x_norm
                         )
+                i += 1
+
+
+@compiled
+def _add(q: int, row: int, value: np.float32, lists: Lists) -> bool:
+    """Add a candidate; tell whether the buffer is full then."""
+    count = lists.n_candidates[q]
+    lists.rows[q, count] = row
+    lists.values[q, count] = value
+    lists.n_candidates[q] = count + 1
+    return count + 1 == lists.rows.shape[1]  # type: ignore[no-any-return]
 
 
 @compiled
@@ -297,11 +304,7 @@ def score_all(metric: int, q: int, start: int, stop: int, block: Rows, lists: Li
     _score_candidates(metric, q, block, lists)
     lists.n_widened[q] += 1
     for row in range(start, stop):
-        count = lists.n_candidates[q]
-        lists.rows[q, count] = row
-        lists.values[q, count] = np.nan
-        lists.n_candidates[q] = count + 1
-        if count + 1 == lists.rows.shape[1] or row + 1 == stop:
+        if _add(q, row, np.float32(np.nan), lists) or row + 1 == stop:
             _score_candidates(metric, q, block, lists)
 
 

@@ -1,8 +1,8 @@
 """Who does what next in a block: threads read pieces of it and search tiles, side by side.
 
-A thread that has read a piece usually searches it itself, while it is still in the cache; where
-reading waits for a disk or a network, others search what is there. There is no step at which all
-threads wait for the slowest, and each multiplies matrices on its own core.
+Tiles are searched in the order in which they were read, so that the small ones, which are cut last,
+come last: where reading is slow, that is the one just read, still in the cache. There is no step at
+which all threads wait for the slowest, and each multiplies matrices on its own core.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Feed:
         n_searchers: int,
     ) -> None:
         self._unread = deque(unread)
-        self._ready = list(ready)
+        self._ready = deque(ready)
         self._tile_rows = tile_rows
         self._n_free_readers = n_readers
         self._n_free_searchers = n_searchers
@@ -118,8 +118,7 @@ class Feed:
             while self._n_unsearched and self._error is None:
                 if self._ready and self._n_free_searchers:
                     self._n_free_searchers -= 1
-                    # The last one read: it is still in the cache.
-                    return False, self._ready.pop()
+                    return False, self._ready.popleft()
                 if self._unread and self._n_free_readers:
                     self._n_free_readers -= 1
                     return True, self._unread.popleft()
@@ -130,7 +129,7 @@ class Feed:
         with self._changed:
             if read:
                 self._n_free_readers += 1
-                self._ready += reversed(cut(*span, self._tile_rows))
+                self._ready += cut(*span, self._tile_rows)
             else:
                 self._n_free_searchers += 1
                 self._n_unsearched -= span[1] - span[0]
