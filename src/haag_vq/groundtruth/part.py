@@ -73,8 +73,10 @@ def combine(parts: Sequence[Part], k: int) -> Part:
 
 
 def combine_bytes(nq: int, k: int) -> int:
-    """Most bytes that `combine` allocates: what is merged so far, and the next."""
-    return 2 * nq * (k * 24 + 32)
+    """Most bytes that `combine` allocates: what is merged so far, the next, and masks of ids."""
+    lists, masks = 2 * nq * (k * 24 + 32), nq * (2 * k + 64)
+    # NumPy counts with a buffer of its own, whatever the sizes.
+    return lists + masks + 40_000
 
 
 def _merge_two(a: Part, b: Part, k: int) -> Part:
