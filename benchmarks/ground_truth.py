@@ -33,34 +33,22 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from clustered import Clustered
 from measuring import MIB, data_directory, machine, note, parser, print_table, warm
 
 SLAB_BYTES = 1 << 30
 BLOCK_ROWS = 32_768
-N_CENTRES = 1000
 N_THREADS = 2
 
 
 def make_data(home: Path, n_rows: int, dim: int, n_queries: int) -> tuple[Path, Path]:
     """Write the base (float16) and the queries (float32), unless they are there."""
     base, queries = home / f"base-{n_rows}x{dim}.npy", home / f"queries-{n_queries}x{dim}.npy"
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((N_CENTRES, dim), dtype=np.float32)
-
-    def some(n: int) -> Any:
-        x = centres[rng.integers(0, N_CENTRES, n)]
-        x = x + np.float32(0.7) * rng.standard_normal((n, dim), dtype=np.float32)
-        return x / np.linalg.norm(x, axis=1, keepdims=True)
-
+    drawn = Clustered(dim)
     if not base.exists():
         note(f"writing {base.name}")
-        with open(base.with_suffix(".part"), "wb") as file:
-            header = {"descr": "<f2", "fortran_order": False, "shape": (n_rows, dim)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for at in range(0, n_rows, BLOCK_ROWS):
-                file.write(some(min(BLOCK_ROWS, n_rows - at)).astype(np.float16).tobytes())
-        os.replace(base.with_suffix(".part"), base)
-    np.save(queries, some(n_queries))
+        drawn.write(base, n_rows)
+    np.save(queries, drawn.rows(n_queries))
     return base, queries
 
 
