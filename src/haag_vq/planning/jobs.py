@@ -46,9 +46,12 @@ def _work(source: VectorSource, written_bytes: int = 0) -> Work:
 
 
 def largest(n_most: int, fits: Callable[[int], bool]) -> int:
-    """Find the largest number from 1 to `n_most` that fits, where all below it do; 0 for none."""
+    """Find about the largest number up to `n_most` that fits, where all below it do; 0 for none.
+
+    To within 5%: what is said is rounded, and each question plans a whole job.
+    """
     low, high = 0, n_most
-    while low < high:
+    while low < high - low // 20:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low

@@ -6,10 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from haag_vq.cluster.request import Caps, JobRequest, format_walltime, job_request, parse_walltime
+from haag_vq.cluster.request import (
+    Caps,
+    JobRequest,
+    check_jobs,
+    format_walltime,
+    job_request,
+    parse_walltime,
+)
 from haag_vq.errors import UsageError
 from haag_vq.memory import format_bytes, needed_limit, parse_bytes
 from haag_vq.planning.duration import Duration, duration
+from haag_vq.planning.jobs import word
 from haag_vq.planning.need import Job, Need
 from haag_vq.planning.rates import Rates
 from haag_vq.planning.sites import site_of
@@ -36,6 +44,8 @@ class SlurmPlan:
     """``#SBATCH`` lines of each job."""
     arguments: str
     """What to add to the command, so that it asks for this."""
+    advice: str
+    """What else to do; '' for nothing."""
     refusal: str
     """Why it cannot be had, with the arithmetic; '' if it can."""
     need: Need
@@ -61,6 +71,8 @@ def plan_slurm(
         If there is no such profile, it says too little, or what the user ordered passes its caps.
     """
     request = job_request(where, overrides)
+    if n_jobs is not None and job.is_parallel:
+        check_jobs(request, n_jobs)
     most_seconds = _longest(request, overrides)
     for n in _candidates(job, request, n_jobs):
         plan = _of_jobs(job, request, n, overrides, rates, most_seconds)
@@ -112,6 +124,12 @@ def _of_jobs(
         refusal = str(error)
     lifetime = fitted.lifetime_seconds if job.is_parallel else seconds
     n_walltimes = max(1, -(-int(took.high_seconds) // max(1, lifetime)))
+    if not refusal and not overrides.get("memory") and memory > _usual(request):
+        usual = format_bytes(_usual(request))
+        refusal = (
+            f"a job takes {format_bytes(memory)}, {request.profile} has {usual} for one. Where the "
+            f"site has larger nodes, say so: --set memory={word(memory)}."
+        )
     if n_walltimes > 1 and not refusal and not job.is_parallel:
         refusal = (
             f"it may take {format_walltime(int(took.high_seconds))}, {request.profile} allows "
@@ -125,6 +143,7 @@ def _of_jobs(
         fitted,
         tuple(directives(fitted)),
         _arguments(job, fitted, n_jobs, memory),
+        _advice(job, n_walltimes),
         refusal,
         need,
         took,
@@ -176,11 +195,24 @@ def _longest(request: JobRequest, overrides: Mapping[str, Any]) -> int:
     return min(limits)
 
 
+def _usual(request: JobRequest) -> int:
+    """The most memory that a job may be given without a word of the user's."""
+    return request.caps.memory_bytes or request.memory_bytes
+
+
+def _advice(job: Job, n_walltimes: int) -> str:
+    if n_walltimes == 1:
+        return ""
+    if job.resumes:
+        return "jobs that end are replaced, and the checkpoint keeps what is finished"
+    return "add --checkpoint DIR: what is finished when jobs end is kept there"
+
+
 def _arguments(job: Job, request: JobRequest, n_jobs: int, memory: int) -> str:
     if not job.is_parallel:
         return ""
     walltime = format_walltime(request.walltime_seconds)
-    size = format_bytes(memory).replace(" ", "")
+    size = word(memory)
     return (
         f"--cluster {request.profile} --jobs {n_jobs} --set memory={size} --set walltime={walltime}"
     )

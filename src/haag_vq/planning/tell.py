@@ -106,6 +106,7 @@ def _slurm_facts(slurm: SlurmPlan) -> dict[str, Any]:
         "caps": asdict(request.caps),
         "sbatch": list(slurm.directives),
         "arguments": slurm.arguments,
+        "advice": slurm.advice,
         "refusal": slurm.refusal,
         "projected_bytes": slurm.need.projection.total_bytes,
         "n_partitions": slurm.need.n_partitions,
@@ -118,8 +119,8 @@ def _slurm_rows(slurm: SlurmPlan) -> Rows:
         return [(slurm.profile, f"no: {slurm.refusal}")]
     jobs = "1 job" if slurm.n_jobs == 1 else f"{slurm.n_jobs} jobs at a time"
     again = (
-        f", {slurm.n_walltimes} walltimes after one another: a checkpoint keeps what is finished"
-        if slurm.n_walltimes > 1
+        f", {slurm.n_walltimes} walltimes after one another ({slurm.advice})"
+        if slurm.advice
         else ""
     )
     return [
