@@ -7,7 +7,7 @@ import pytest
 from haag_vq.planning import Rates
 from haag_vq.planning.duration import duration
 from haag_vq.planning.need import Work
-from tests.planning.shapes import site
+from tests.planning.sites import site
 
 RATES = Rates(
     multiply_flops=1e9,

@@ -10,19 +10,19 @@ import pytest
 
 from haag_vq import plan
 from haag_vq.memory import PROCESS_BYTES, Allowance, Projection
-from haag_vq.planning import ExportJob, LoadJob, Rates, SearchJob, StreamJob
+from haag_vq.planning import ExportJob, LoadJob, Rates, SearchJob, ShapeSource, StreamJob
 from haag_vq.planning.tell import WIDTH, memory_bar, plan_facts, plan_table
-from tests.planning.shapes import GIB, Shape, site
+from tests.planning.sites import GIB, site
 
-MSMARCO = Shape(113_520_750, 1024)
+MSMARCO = ShapeSource(113_520_750, 1024)
 
 
-def search(source: Shape = MSMARCO, n_queries: int = 1677, k: int = 100) -> SearchJob:
+def search(source: ShapeSource = MSMARCO, n_queries: int = 1677, k: int = 100) -> SearchJob:
     return SearchJob(source, n_queries, k, "cosine", (source.n_rows,))
 
 
 def test_a_load_that_fits() -> None:
-    made = plan(LoadJob(Shape(100_000, 1536)), site(2))
+    made = plan(LoadJob(ShapeSource(100_000, 1536)), site(2))
     assert made.fits
     assert made.nearest == ()
     assert made.projection.buffer_bytes == made.float32_bytes == 100_000 * 1536 * 4
@@ -37,10 +37,10 @@ def test_a_load_that_does_not_fit_names_rows_that_do() -> None:
     assert made.refusal.startswith("reading 113,520,750 × 1024 vectors into one array needs 433")
     rows, blocks = made.nearest
     n = int(rows.words.split()[1].rstrip(","))
-    assert plan(LoadJob(Shape(n, 1024)), there).fits
+    assert plan(LoadJob(ShapeSource(n, 1024)), there).fits
     # Two digits of the most: a tenth more does not.
-    assert not plan(LoadJob(Shape(n * 11 // 10, 1024)), there).fits
-    assert plan(LoadJob(Shape(n, 1024)), there).projection.total_bytes == rows.total_bytes
+    assert not plan(LoadJob(ShapeSource(n * 11 // 10, 1024)), there).fits
+    assert plan(LoadJob(ShapeSource(n, 1024)), there).projection.total_bytes == rows.total_bytes
     assert blocks.words == "all rows, streamed by blocks (dataset.vectors)"
     assert blocks.total_bytes == plan(StreamJob(MSMARCO), there).projection.total_bytes
     assert f"--limit {n}" in made.verdict
@@ -56,7 +56,7 @@ def test_a_search_is_planned_without_reading_its_base() -> None:
 
 
 def test_a_search_that_does_not_fit_names_what_does() -> None:
-    job, there = search(Shape(2_000_000, 64), 50_000, 1000), site(2, 2)
+    job, there = search(ShapeSource(2_000_000, 64), 50_000, 1000), site(2, 2)
     made = plan(job, there)
     assert not made.fits
     words = [near.words for near in made.nearest]
@@ -69,7 +69,7 @@ def test_a_search_that_does_not_fit_names_what_does() -> None:
 
 
 def test_the_lists_go_to_disk_where_that_is_enough() -> None:
-    job = search(Shape(2_000_000, 64), 10_000, 1000)
+    job = search(ShapeSource(2_000_000, 64), 10_000, 1000)
     on_disk = replace(job, on_disk=True)
     there = next(site(gib / 8) for gib in range(8, 80) if plan(on_disk, site(gib / 8)).fits)
     made = plan(job, there)
@@ -78,7 +78,7 @@ def test_the_lists_go_to_disk_where_that_is_enough() -> None:
 
 
 def test_one_worker_may_do_what_two_cannot() -> None:
-    job = search(Shape(2_000_000, 64), 10_000, 1000)
+    job = search(ShapeSource(2_000_000, 64), 10_000, 1000)
     one = next(site(gib / 8) for gib in range(8, 200) if plan(job, site(gib / 8)).fits)
     two = site(one.limit_bytes / 2 / GIB, 2)
     made = plan(job, two)
@@ -98,7 +98,7 @@ def test_an_ordered_chunk_that_does_not_fit_is_made_smaller() -> None:
 
 
 def test_an_export_has_its_output_on_disk() -> None:
-    job = ExportJob(Shape(1_000_000, 96), "x.u8bin", None, 32 << 20)
+    job = ExportJob(ShapeSource(1_000_000, 96), "x.u8bin", None, 32 << 20)
     made = plan(job, site(1))
     assert made.disk.output_bytes == made.disk.total_bytes == 96_000_000
     small = plan(replace(job, chunk_bytes=1 << 30), site(1))
@@ -106,7 +106,7 @@ def test_an_export_has_its_output_on_disk() -> None:
 
 
 def test_too_little_disk_is_told(tmp_path: Path) -> None:
-    job = ExportJob(Shape(10**10, 4096), "x.fbin", None, 4 << 30)
+    job = ExportJob(ShapeSource(10**10, 4096), "x.fbin", None, 4 << 30)
     made = plan(job, site(32), directory=tmp_path / "not made yet")
     assert not made.fits
     assert made.nearest == ()

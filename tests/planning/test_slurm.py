@@ -10,12 +10,12 @@ import pytest
 
 from haag_vq.cluster.request import parse_walltime
 from haag_vq.errors import UsageError
-from haag_vq.planning import LoadJob, Rates, SearchJob
+from haag_vq.planning import LoadJob, Rates, SearchJob, ShapeSource
 from haag_vq.planning.need import Job
 from haag_vq.planning.slurm import SlurmPlan, caps_arithmetic, plan_slurm
-from tests.planning.shapes import GIB, Shape
+from tests.planning.sites import GIB
 
-MSMARCO = Shape(113_520_750, 1024)
+MSMARCO = ShapeSource(113_520_750, 1024)
 SEARCH = SearchJob(MSMARCO, 1677, 100, "cosine", (MSMARCO.n_rows,))
 
 # So slow that the search takes days.
@@ -114,7 +114,7 @@ def test_a_memory_that_is_too_small_is_refused_in_the_runs_words() -> None:
 
 
 def test_one_process_gets_what_its_array_takes() -> None:
-    found = planned(LoadJob(Shape(1_000_000, 1536)), jobs=4)
+    found = planned(LoadJob(ShapeSource(1_000_000, 1536)), jobs=4)
     assert found.n_jobs == 1
     assert found.arguments == ""
     # No nanny, no margin: all of the grant is the process's.
@@ -128,10 +128,10 @@ def test_more_than_a_node_has_is_refused(small: str) -> None:
     assert "--set memory=" in found.refusal
     assert planned(LoadJob(MSMARCO), memory="700GiB").refusal == ""
     # A known cap is one, whatever is ordered.
-    ordered = planned(LoadJob(Shape(2_000_000, 1536)), where=small)
+    ordered = planned(LoadJob(ShapeSource(2_000_000, 1536)), where=small)
     assert "passes the 10 GiB" in ordered.refusal
 
 
 def test_one_process_that_cannot_go_on_must_end_in_time() -> None:
-    found = planned(LoadJob(Shape(10**7, 1024)), rates=Rates(convert={"float16": 1e3}))
+    found = planned(LoadJob(ShapeSource(10**7, 1024)), rates=Rates(convert={"float16": 1e3}))
     assert "does not go on where it ended" in found.refusal

@@ -5,6 +5,7 @@ from haag_vq.planning.jobs import ExportJob, LoadJob, StreamJob
 from haag_vq.planning.plans import Plan, plan
 from haag_vq.planning.rates import Rates, known_rates, save_rates
 from haag_vq.planning.search_job import SearchJob
+from haag_vq.planning.shapes import ShapeSource
 from haag_vq.planning.sites import Site, local_site, this_process
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Plan",
     "Rates",
     "SearchJob",
+    "ShapeSource",
     "Site",
     "StreamJob",
     "calibrate",

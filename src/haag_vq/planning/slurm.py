@@ -84,7 +84,7 @@ def plan_slurm(
 def _candidates(job: Job, request: JobRequest, ordered: int | None) -> Iterator[int]:
     """Yield numbers of jobs to try: doubled, up to what there may be."""
     if ordered is not None or not job.is_parallel:
-        yield ordered or 1 if job.is_parallel else 1
+        yield (ordered or 1) if job.is_parallel else 1
         return
     most, n = request.caps.jobs or MOST_JOBS, 1
     while n < most:
