@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="DIR",
-        help="measure what `haag-vq plan` goes by, some twenty seconds, and keep it for this CPU; "
+        help="measure what `haag-vq plan` goes by, half a minute, and keep it for this CPU; "
         "the disk is that of DIR (default: of temporary files)",
     )
 

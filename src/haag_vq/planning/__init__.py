@@ -1,6 +1,6 @@
 """Know before you run: memory, disk, time and the Slurm request of a job, from headers alone."""
 
-from haag_vq.planning.calibrate import calibrate
+from haag_vq.planning.calibration import calibrate
 from haag_vq.planning.jobs import ExportJob, LoadJob, StreamJob
 from haag_vq.planning.plans import Plan, plan
 from haag_vq.planning.rates import Rates, known_rates, save_rates

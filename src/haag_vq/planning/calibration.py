@@ -1,4 +1,4 @@
-"""Measure the rates that plans go by, with the very parts that run: some twenty seconds."""
+"""Measure the rates that plans go by, with the very parts that run: half a minute."""
 
 from __future__ import annotations
 
@@ -201,16 +201,13 @@ def _start_seconds(home: Path) -> float:
     """Seconds of a whole command that has next to nothing to do."""
     command = [sys.executable, "-m", "haag_vq.cli", "ground-truth", "synthetic:200x16"]
     command += ["--queries", "first:3", "--k", "3", "--quiet", "--out", str(home / "t.npz")]
-    done = subprocess.CompletedProcess[str](command, 0)
 
     def run() -> None:
-        nonlocal done
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ReadError(f"a job of 200 rows failed: {done.stderr.strip()[-300:]}")
 
-    took = _seconds(run)
-    if done.returncode:
-        raise ReadError(f"a job of 200 rows failed: {done.stderr.strip()[-300:]}")
-    return took
+    return min(_seconds(run) for _ in range(2))
 
 
 def _seconds(work: Callable[[], object]) -> float:
