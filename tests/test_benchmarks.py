@@ -88,6 +88,17 @@ def test_no_worker_passes_its_projection(jobs: list[int], tmp_path: Path) -> Non
         assert 0 < run["peak_rss_bytes"] <= run["projected_bytes"]
 
 
+@pytest.mark.slow
+def test_a_plan_is_held_against_its_run(tmp_path: Path) -> None:
+    words = ("--mib=40", "--rates-kept", "--jobs", "1", "4", "5")
+    found = benchmark("plan.py", tmp_path, *words)
+    assert len(found["jobs"]) == 3
+    for run in found["jobs"]:
+        assert run["same_projection"]
+        assert 0 < run["peak_rss_bytes"] <= run["projected_bytes"]
+        assert 0 < run["low_seconds"] < run["planned_seconds"] < run["high_seconds"]
+
+
 def test_duplicates_change_nothing(tmp_path: Path) -> None:
     words = ("--partitionings=5", "--rows=1000", "--dim=64", "--queries=50")
     tools = benchmark("duplicates.py", tmp_path, *words)["tools"]

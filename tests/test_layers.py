@@ -29,7 +29,7 @@ RANKS = {
     "plots": 8,
     "speed": 8,
     "quantize": 9,
-    "plan": 10,
+    "planning": 10,
     "demo": 11,
     "__init__": 11,  # the front door, of which the command line takes the version
     "doctor": 12,
@@ -44,7 +44,7 @@ RANKS = {
 BESIDE = {
     "cluster": (
         {"errors", "atomic", "memory", "progress", "workers"},
-        {"demo", "job_check", "commands", "__init__"},
+        {"planning", "demo", "job_check", "commands", "__init__"},
     )
 }
 

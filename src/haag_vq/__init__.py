@@ -22,13 +22,25 @@ from haag_vq.groundtruth import (
     recall,
     search_rows,
 )
+from haag_vq.planning import (
+    ExportJob,
+    LoadJob,
+    Plan,
+    SearchJob,
+    local_site,
+    plan,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "ExportJob",
     "GroundTruth",
+    "LoadJob",
+    "Plan",
     "RecallReport",
+    "SearchJob",
     "VectorDataset",
     "__version__",
     "compare",
@@ -41,8 +53,10 @@ __all__ = [
     "load_dbpedia_openai_3072",
     "load_dummy_dataset",
     "load_ground_truth",
+    "local_site",
     "merge_checkpoint",
     "open_dataset",
+    "plan",
     "recall",
     "search_rows",
 ]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from haag_vq.errors import UsageError
 from haag_vq.memory import (
     PROCESS_BYTES,
+    Allowance,
     Projection,
     check_fits,
     n_cores,
@@ -161,6 +162,27 @@ def to_dask_array(source: VectorSource, chunk_bytes: int = DEFAULT_CHUNK_BYTES) 
     return da.Array(graph, name, chunks=(partitions.sizes, (source.dim,)), dtype=np.float32)
 
 
+def read_projection(
+    source: VectorSource, n_threads: int, process_bytes: int = PROCESS_BYTES
+) -> Projection:
+    """Projected bytes of a process that reads a whole source into one array."""
+    return Projection(
+        source.n_rows * source.dim * 4,
+        scratch_bytes=n_threads * source.scratch_bytes,
+        process_bytes=process_bytes,
+    )
+
+
+def check_reading(source: VectorSource, projection: Projection, allowance: Allowance) -> None:
+    """Raise InsufficientMemoryError if the array and what reads into it do not fit."""
+    check_fits(
+        f"reading {source.n_rows:,} × {source.dim} vectors into one array",
+        projection,
+        allowance,
+        "Take fewer with limit= or sample(), or work by blocks on dataset.vectors.",
+    )
+
+
 def read_array(source: VectorSource, n_threads: int | None = None) -> F32:
     """Read a whole source into one (n_rows, dim) float32 array with this process's threads.
 
@@ -173,17 +195,8 @@ def read_array(source: VectorSource, n_threads: int | None = None) -> F32:
         If the array and the readers' scratch do not fit this process's allowance.
     """
     threads = n_threads or n_cores()
-    projection = Projection(
-        source.n_rows * source.dim * 4,
-        scratch_bytes=threads * source.scratch_bytes,
-        process_bytes=max(PROCESS_BYTES, rss_bytes()),
-    )
-    check_fits(
-        f"reading {source.n_rows:,} × {source.dim} vectors into one array",
-        projection,
-        process_allowance(),
-        "Take fewer with limit= or sample(), or work by blocks on dataset.vectors.",
-    )
+    process_bytes = max(PROCESS_BYTES, rss_bytes())
+    check_reading(source, read_projection(source, threads, process_bytes), process_allowance())
     out = np.empty((source.n_rows, source.dim), np.float32)
     edges, row_bytes = source.edges, source.dim * 4
     # A row group that is cut is decoded twice; here whole ones cost no more memory.

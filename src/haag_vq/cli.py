@@ -30,6 +30,7 @@ from haag_vq.commands import (
     ground_truth,
     info,
     merge,
+    plan,
 )
 from haag_vq.errors import HaagVQError, UsageError
 from haag_vq.report import Rows, print_table
@@ -53,6 +54,7 @@ COMMANDS: tuple[Command, ...] = (
     datasets,
     fetch,
     info,
+    plan,
     ground_truth,
     merge,
     evaluate,

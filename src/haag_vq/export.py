@@ -8,12 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from haag_vq.atomic import written_whole
 from haag_vq.errors import WriteError
-from haag_vq.memory import Projection, check_fits, format_bytes, process_allowance
+from haag_vq.memory import Allowance, Projection, check_fits, format_bytes, process_allowance
 from haag_vq.partition import plan_partitions
 from haag_vq.sources import VectorSource
 from haag_vq.sources.protocol import F32
@@ -70,14 +71,8 @@ def export_vectors(
     """
     target = Path(path)
     stored = stored_dtype(target, dtype)
-    size = source.n_rows * source.dim * stored.itemsize
-    projection = Projection(3 * chunk_bytes, scratch_bytes=source.scratch_bytes)
-    check_fits(
-        "exporting",
-        projection,
-        process_allowance(),
-        f"Use chunk_size={format_bytes(chunk_bytes // 4)!r} or less.",
-    )
+    size = output_bytes(source, stored)
+    projection = check_export(source, chunk_bytes, process_allowance())
     _check_room(target, size)
     partitions = list(plan_partitions(source.edges, source.dim * 4, chunk_bytes))
 
@@ -102,6 +97,24 @@ def export_vectors(
             writer.close()
         written = part.stat().st_size
     return ExportReport(str(target), source.n_rows, source.dim, stored.name, written, projection)
+
+
+def export_projection(source: VectorSource, chunk_bytes: int) -> Projection:
+    """Projected bytes of a process that exports: three partitions, and the source's scratch."""
+    return Projection(3 * chunk_bytes, scratch_bytes=source.scratch_bytes)
+
+
+def check_export(source: VectorSource, chunk_bytes: int, allowance: Allowance) -> Projection:
+    """Return the projection of an export; InsufficientMemoryError if it does not fit."""
+    projection = export_projection(source, chunk_bytes)
+    remedy = f"Use chunk_size={format_bytes(chunk_bytes // 4)!r} or less."
+    check_fits("exporting", projection, allowance, remedy)
+    return projection
+
+
+def output_bytes(source: VectorSource, stored: np.dtype[Any]) -> int:
+    """Bytes of the vectors as an export writes them, without headers."""
+    return source.n_rows * source.dim * stored.itemsize
 
 
 def _check_room(target: Path, size_bytes: int) -> None:

@@ -44,6 +44,18 @@ class Projection:
         in_task = self.buffer_bytes + self.scratch_bytes + self.search_bytes
         return self.n_threads * in_task + self.results_bytes + self.process_bytes
 
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of all threads by what they are for; they add up to the total."""
+        n = self.n_threads
+        return {
+            "process": self.process_bytes,
+            "results": self.results_bytes,
+            "search": n * self.search_bytes,
+            "decoding": n * self.scratch_bytes,
+            "buffer": n * self.buffer_bytes,
+        }
+
     def __str__(self) -> str:
         parts = [
             ("block buffer", self.buffer_bytes),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from haag_vq.atomic import written_whole
 from haag_vq.groundtruth import GroundTruth
+from haag_vq.memory import Allowance, Projection, format_bytes
 
 INK = "#22303c"
 BLUE = "#2a6fbb"
@@ -96,6 +97,30 @@ def plot_bars(
     axes.margins(x=0.15)
     axes.set_xlabel(unit)
     axes.set_title(title, loc="left", color=INK)
+    _finish(figure, axes, path)
+
+
+def plot_memory_parts(
+    projection: Projection, allowance: Allowance, path: str | os.PathLike[str]
+) -> None:
+    """Draw the projected memory of a worker by its parts, against what it may use."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 2.2), layout="constrained")
+    axes = figure.add_subplot()
+    left = 0.0
+    shades = np.linspace(1.0, 0.3, len(projection.parts))
+    for (name, n_bytes), shade in zip(projection.parts.items(), shades, strict=True):
+        width = n_bytes / 2**20
+        axes.barh([""], [width], left=left, color=BLUE, alpha=shade, height=0.5, label=name)
+        left += width
+    may = allowance.bytes / 2**20
+    axes.axvline(may, color=RED, ls="--", lw=1.4, label="may be used")
+    axes.set_xlim(0, max(left, min(may, 3 * left)) * 1.08)
+    axes.set_xlabel("MiB")
+    total = format_bytes(projection.total_bytes)
+    axes.set_title(f"Projected memory of a worker: {total}", loc="left", color=INK)
+    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.35))
     _finish(figure, axes, path)
 
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,24 @@ class _LocalCluster(SpecCluster):  # type: ignore[misc, unused-ignore]
         await super()._close()
 
 
+@dataclass(frozen=True, slots=True)
+class LocalShare:
+    """What each of some workers gets of this machine, where nothing else is said."""
+
+    n_threads: int
+    """Of a search."""
+    memory_bytes: int
+    """Limit of the worker."""
+    origin: str
+    """Which limit of the machine is shared."""
+
+
+def local_share(n_workers: int) -> LocalShare:
+    """Divide this machine among workers."""
+    total, origin = machine_memory()
+    return LocalShare(max(1, n_cores() // n_workers), total // n_workers, origin)
+
+
 def start_local_cluster(
     n_workers: int, memory_limit: int | None = None, threads: int | None = None
 ) -> tuple[SpecCluster, Security, Path]:
@@ -121,10 +140,11 @@ def start_local_cluster(
     """
     if n_workers < 1:
         raise UsageError(f"{n_workers} workers were asked for: at least 1 is needed.")
-    n_threads = max(1, n_cores() // n_workers) if threads is None else threads
+    share = local_share(n_workers)
+    n_threads = share.n_threads if threads is None else threads
     if n_threads < 1:
         raise UsageError(f"threads={n_threads} of each worker: at least 1 is needed.")
-    limit = memory_limit or machine_memory()[0] // n_workers
+    limit = memory_limit or share.memory_bytes
     # Dask logs a trace for each connection that ends while it is closed.
     for name in ("batched", "comm", "core"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.ERROR)

@@ -51,6 +51,7 @@ _OWN_KEYS = (
     "constraint",
     "tmp",
     "data-root",
+    "rates",
     "caps",
 )
 KEYS = _JOBQUEUE_KEYS + _OWN_KEYS

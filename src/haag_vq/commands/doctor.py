@@ -9,6 +9,7 @@ from typing import Any
 from haag_vq.doctor import DoctorReport, doctor
 from haag_vq.groundtruth.openblas import BlasLibrary
 from haag_vq.memory import format_bytes
+from haag_vq.planning import calibrate, save_rates
 from haag_vq.report import Rows
 
 NAME = "doctor"
@@ -16,17 +17,53 @@ HELP = "say what this machine computes with, how fast, and what would make it fa
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add how long to measure."""
+    """Add how long to measure, and whether to keep what plans go by."""
     parser.add_argument("--quick", action="store_true", help="measure for less than a second")
+    parser.add_argument(
+        "--calibrate",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="measure what `haag-vq plan` goes by, half a minute, and keep it for this CPU; "
+        "the disk is that of DIR (default: of temporary files)",
+    )
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     """Look, measure and advise."""
+    if args.calibrate is not None:
+        return _calibrate(args.calibrate or None)
     report = doctor(args.quick)
     facts = asdict(report) | {"advice": list(report.advice)}
     if report.speeds is not None:
         facts["speeds"]["faiss_share"] = report.speeds.faiss_share
     return facts, [*_machine(report), *_speeds(report), *_advice(report)]
+
+
+def _calibrate(directory: str | None) -> tuple[dict[str, Any], Rows]:
+    rates = calibrate(directory)
+    path = save_rates(rates)
+    facts = asdict(rates) | {"file": str(path)}
+    rows = [
+        ("CPU", rates.cpu),
+        ("products", f"{rates.multiply_flops / 1e9:.0f} GFLOP/s a core"),
+        ("scan", f"{rates.scan_pairs / 1e6:,.0f} million pairs a second, a core"),
+        ("rows", f"{rates.row_values / 1e6:,.0f} million values a second, a core"),
+        ("scoring", f"{rates.scored_values / 1e6:,.0f} million values a second, a core"),
+        *[
+            (f"read {kind}", f"{rate / 1e6:,.0f} million values a second, a core")
+            for kind, rate in rates.convert.items()
+        ],
+        (
+            "disk",
+            f"{format_bytes(rates.read_bytes)} a second read, "
+            f"{format_bytes(rates.write_bytes)} written",
+        ),
+        ("start and end", f"{rates.start_seconds:.1f} s of a command"),
+        ("network", f"{format_bytes(rates.network_bytes)} a second, assumed"),
+        ("kept in", str(path)),
+    ]
+    return facts, rows
 
 
 def _machine(report: DoctorReport) -> Rows:

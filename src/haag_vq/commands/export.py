@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from haag_vq.commands.arguments import add_source, check_out, open_source_of, positive, size
+from haag_vq.commands.planned import Planned
+from haag_vq.data import VectorDataset
 from haag_vq.errors import DataError, SourceNotFoundError, UsageError
 from haag_vq.export import DEFAULT_CHUNK_BYTES, export_vectors
 from haag_vq.memory import format_bytes, parse_bytes
+from haag_vq.planning import ExportJob, this_process
 from haag_vq.progress import ProgressLine
 from haag_vq.report import Rows
 
@@ -36,15 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     """Write the rows that were asked for, block by block."""
     check_out(args.out)
-    if args.run_rows != 1 and args.sample is None:
-        raise UsageError("--run-rows goes with --sample.")
-    dataset = open_source_of(args)
-    if args.sample is not None:
-        dataset = dataset.sample(args.sample, args.seed, args.run_rows)
-    elif args.take is not None:
-        dataset = dataset.take(_read_rows(args.take))
-    if not dataset.n_rows:
-        raise UsageError(f"{args.take} names no rows: there is nothing to export.")
+    dataset = _open(args)
     line = None if args.quiet else ProgressLine("rows", dataset.n_rows)
     try:
         report = export_vectors(
@@ -69,6 +64,26 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
         ("vectors", f"{report.n_rows:,} × {report.dim} {report.dtype}"),
         ("written", f"{report.path}, {format_bytes(report.written_bytes)}"),
     ]
+
+
+def planned(args: argparse.Namespace) -> Planned:
+    """Plan what `run` would do."""
+    job = ExportJob(_open(args).source, args.out, args.dtype, parse_bytes(args.chunk_size))
+    return Planned(job, this_process(), str(Path(args.out).parent))
+
+
+def _open(args: argparse.Namespace) -> VectorDataset:
+    """Open the rows that are asked for."""
+    if args.run_rows != 1 and args.sample is None:
+        raise UsageError("--run-rows goes with --sample.")
+    dataset = open_source_of(args)
+    if args.sample is not None:
+        dataset = dataset.sample(args.sample, args.seed, args.run_rows)
+    elif args.take is not None:
+        dataset = dataset.take(_read_rows(args.take))
+    if not dataset.n_rows:
+        raise UsageError(f"{args.take} names no rows: there is nothing to export.")
+    return dataset
 
 
 def _read_rows(path: str) -> np.ndarray[Any, np.dtype[Any]]:

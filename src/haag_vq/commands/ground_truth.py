@@ -13,12 +13,16 @@ from haag_vq.commands.arguments import (
     positive,
     size,
 )
+from haag_vq.commands.planned import Planned
 from haag_vq.commands.truths import prefix_list, prefix_outs, row_range, save_truths
 from haag_vq.commands.workers import add_workers, connect_workers
 from haag_vq.data import VectorDataset
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import check_suffix, ground_truth, search_rows
-from haag_vq.memory import format_bytes
+from haag_vq.groundtruth.inputs import choose_metric, ends_of
+from haag_vq.groundtruth.rows import rows_of
+from haag_vq.memory import format_bytes, parse_bytes
+from haag_vq.planning import SearchJob, local_site, this_process
 from haag_vq.report import Rows
 
 NAME = "ground-truth"
@@ -91,6 +95,29 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
     return save_truths(truths, outs)
 
 
+def planned(args: argparse.Namespace) -> Planned:
+    """Plan what `run` would do on local workers, or with --rows in this process."""
+    dataset = _open(args)
+    source, queries = dataset.source, dataset.query_source
+    n_queries = 0 if queries is None else queries.n_rows
+    ends = ends_of(args.prefixes, source.n_rows, args.k, args.exclude_self)
+    if args.rows is not None:
+        _check_rows(args)
+    limit = None if args.memory_limit is None else parse_bytes(args.memory_limit)
+    job = SearchJob(
+        source,
+        n_queries,
+        args.k,
+        choose_metric(args.metric, dataset),
+        ends,
+        None if args.rows is None else rows_of(args.rows, source.n_rows),
+        None if args.chunk_size is None else parse_bytes(args.chunk_size),
+        args.checkpoint,
+    )
+    site = local_site(args.workers, limit) if args.rows is None else this_process()
+    return Planned(job, site, args.checkpoint, dict(args.settings))
+
+
 def interrupted(args: argparse.Namespace) -> str:
     """Say what an interrupt left."""
     if args.checkpoint is None:
@@ -109,19 +136,7 @@ def _open(args: argparse.Namespace) -> VectorDataset:
 
 
 def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:
-    if args.checkpoint is None:
-        raise UsageError("--rows needs --checkpoint: the directory that all such tasks share.")
-    for name in ("out", "prefixes", "exclude_self"):
-        if getattr(args, name):
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} does not go with --rows; give it to `haag-vq merge`.")
-    for name in ("workers", "memory_limit", "jobs"):
-        if getattr(args, name):
-            option = "--" + name.replace("_", "-")
-            raise UsageError(
-                f"{option} does not go with --rows, which searches in this process alone, with all "
-                "its cores and memory."
-            )
+    _check_rows(args)
     report = search_rows(
         _open(args),
         k=args.k,
@@ -151,3 +166,20 @@ def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:
         ("kept in", args.checkpoint),
     ]
     return facts, table
+
+
+def _check_rows(args: argparse.Namespace) -> None:
+    """Raise UsageError if what does not go with --rows is there."""
+    if args.checkpoint is None:
+        raise UsageError("--rows needs --checkpoint: the directory that all such tasks share.")
+    for name in ("out", "prefixes", "exclude_self"):
+        if getattr(args, name):
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} does not go with --rows; give it to `haag-vq merge`.")
+    for name in ("workers", "memory_limit", "jobs"):
+        if getattr(args, name):
+            option = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{option} does not go with --rows, which searches in this process alone, with all "
+                "its cores and memory."
+            )

@@ -23,6 +23,7 @@ from haag_vq.memory import (
 )
 from haag_vq.partition import Partitions, plan_partitions
 from haag_vq.sources import Metric, VectorSource
+from haag_vq.workers import Workers
 
 DEFAULT_BLOCK_BYTES = 128 << 20
 LEAST_BLOCK_BYTES = 8 << 20
@@ -56,6 +57,35 @@ class SearchShape:
     """Pieces into which asked prefixes cut the base."""
     on_disk: bool = False
     """Parts are kept in a checkpoint and do not wait in memory."""
+
+    @classmethod
+    def of(
+        cls,
+        queries: tuple[int, int],
+        width: int,
+        metric: Metric,
+        ends: Sequence[int],
+        scratch_bytes: int,
+        workers: Workers,
+        on_disk: bool,
+    ) -> SearchShape:
+        """Work out the sizes of a search on `workers` for ``queries = (nq, d)``.
+
+        Parameters
+        ----------
+        width : int
+            Length of the lists; no longer than the largest of the asked prefixes, `ends`.
+        """
+        return cls(
+            queries[0],
+            queries[1],
+            min(width, max(ends)),
+            metric,
+            scratch_bytes,
+            workers.n_threads,
+            len(set(ends)),
+            on_disk,
+        )
 
     def projection(self, block_rows: int, n_blocks: int) -> Projection:
         """Projected bytes of a worker that searches some of `n_blocks` of up to `block_rows`."""
@@ -142,6 +172,23 @@ def plan_blocks(
         _remedy(pieces, shape, block_bytes, projection, allowance),
     )
     return plans, projection
+
+
+def plan_spans(
+    source: VectorSource,
+    spans: Sequence[tuple[int, int]],
+    shape: SearchShape,
+    workers: Workers,
+    block_bytes: int | None,
+) -> tuple[list[Partitions], Projection]:
+    """Cut ranges of a source's rows into blocks for `workers`; otherwise as `plan_blocks`."""
+    return plan_blocks(
+        [source.narrow(start, stop) for start, stop in spans],
+        shape,
+        max(1, workers.n_workers) * workers.n_threads,
+        workers.allowance,
+        block_bytes,
+    )
 
 
 def _project(plans: Sequence[Partitions], shape: SearchShape) -> tuple[int, Projection]:

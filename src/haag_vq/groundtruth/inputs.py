@@ -84,14 +84,19 @@ class Inputs:
     @property
     def segments(self) -> list[tuple[int, int]]:
         """Pieces into which the ends of the prefixes cut the base."""
-        ends = sorted(set(self.ends))
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+        return segments_of(self.ends)
 
     def fingerprint(self, start: int, stop: int, identity: str | None = None) -> str:
         """Identity of rows ``start:stop`` of the base; '' for an array that was given none."""
         if isinstance(self.target, VectorSource):
             return self.target.narrow(start, stop).fingerprint
         return "" if identity is None else f"{identity}[{start}:{stop}]"
+
+
+def segments_of(ends: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the pieces into which the ends of prefixes cut a base."""
+    ascending = sorted(set(ends))
+    return list(zip([0, *ascending[:-1]], ascending, strict=True))
 
 
 def read_inputs(
@@ -112,7 +117,7 @@ def read_inputs(
     """
     ensure_compiled(announce=progress)
     k = whole_number("k", k)
-    chosen = _choose_metric(metric, base)
+    chosen = choose_metric(metric, base)
     xq = _load_queries(queries, base)
     target = base.source if isinstance(base, HasSource) else base
     if isinstance(target, np.ndarray):
@@ -141,7 +146,8 @@ def _origin(queries: Any) -> str:
     return ", ".join(files[:3]) if files else "given as an array"
 
 
-def _choose_metric(metric: str, base: Any) -> Metric:
+def choose_metric(metric: str, base: Any) -> Metric:
+    """Return the metric asked for; for "auto" the base's own, UsageError where it has none."""
     if metric == "auto":
         own = getattr(base, "metric", None)
         if own is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def search(
         checkpoint.accept()
         checkpoint.tidy()
         spans = [span for span in checkpoint.spans() if span[1] <= max(inputs.ends)]
-        pieces = plan_pieces(inputs, spans)
+        pieces = plan_pieces(inputs.ends, spans)
         keeping = OnDisk(checkpoint, runner.width, runner.n_workers, fingerprint_of)
         runner.search(pieces, keeping, tick=_Tidying(checkpoint))
         n_reused = max(inputs.ends) - sum(piece.stop - piece.start for piece in pieces)
@@ -84,9 +85,9 @@ def manifest_of(inputs: Inputs, base_fingerprint: str) -> Manifest:
     )
 
 
-def plan_pieces(inputs: Inputs, spans: list[Span]) -> list[Piece]:
+def plan_pieces(prefix_ends: Sequence[int], spans: list[Span]) -> list[Piece]:
     """Choose the rows to search: what some prefix lacks, cut where any of them begins or ends."""
-    ends = sorted(set(inputs.ends))
+    ends = sorted(set(prefix_ends))
     gaps = [gap for end in ends for gap in cover(spans, 0, end)[1]]
     cuts = [*ends, *(row for gap in gaps for row in gap)]
     return [Piece(a, b, bisect_left(ends, b)) for a, b in cut_at(gaps, cuts)]

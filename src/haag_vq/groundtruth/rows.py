@@ -82,7 +82,7 @@ def search_rows(
     source, question = inputs.target, inputs.question
     if not isinstance(source, VectorSource):
         raise UsageError("only a dataset or a source can be searched by rows, not a Dask array.")
-    start, stop = _range_of(rows, source.n_rows)
+    start, stop = rows_of(rows, source.n_rows)
 
     def fingerprint_of(a: int, b: int) -> str:
         return tagged(question.tag, inputs.fingerprint(a, b))
@@ -127,7 +127,8 @@ def search_rows(
     return RowsReport(start, stop, n_searched, len(spans), seconds, projection, peak_rss_bytes())
 
 
-def _range_of(rows: Any, n_rows: int) -> tuple[int, int]:
+def rows_of(rows: Any, n_rows: int) -> tuple[int, int]:
+    """Check a pair of rows ``start, stop`` of a base; UsageError for any other thing."""
     try:
         start, stop = rows
     except (TypeError, ValueError):

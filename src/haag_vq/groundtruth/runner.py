@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.groundtruth import graph
-from haag_vq.groundtruth.blocks import SearchShape, check_array, plan_blocks
+from haag_vq.groundtruth.blocks import SearchShape, check_array, plan_spans
 from haag_vq.groundtruth.graph import Branch, Leaf
 from haag_vq.groundtruth.inputs import Inputs
 from haag_vq.groundtruth.part import Part, combine
@@ -123,14 +123,13 @@ class Runner:
     @property
     def _shape(self) -> SearchShape:
         inputs = self._inputs
-        return SearchShape(
-            len(inputs.question.xq),
-            inputs.question.xq.shape[1],
-            min(self.width, max(inputs.ends)),
+        return SearchShape.of(
+            (len(inputs.question.xq), inputs.question.xq.shape[1]),
+            self.width,
             inputs.question.metric,
+            inputs.ends,
             getattr(inputs.target, "scratch_bytes", 0),
-            self._workers.n_threads,
-            len(inputs.segments),
+            self._workers,
             self.on_disk,
         )
 
@@ -199,12 +198,11 @@ class Runner:
     def _of_source(
         self, source: VectorSource, pieces: Sequence[Piece], search: Search
     ) -> list[list[Leaf]]:
-        n_at_once = max(1, self._workers.n_workers) * self._workers.n_threads
-        plans, self.projection = plan_blocks(
-            [source.narrow(piece.start, piece.stop) for piece in pieces],
+        plans, self.projection = plan_spans(
+            source,
+            [(piece.start, piece.stop) for piece in pieces],
             self._shape,
-            n_at_once,
-            self._workers.allowance,
+            self._workers,
             self._block_bytes,
         )
         return [

@@ -1,0 +1,26 @@
+"""Know before you run: memory, disk, time and the Slurm request of a job, from headers alone."""
+
+from haag_vq.planning.calibration import calibrate
+from haag_vq.planning.jobs import ExportJob, LoadJob, StreamJob
+from haag_vq.planning.plans import Plan, plan
+from haag_vq.planning.rates import Rates, known_rates, save_rates
+from haag_vq.planning.search_job import SearchJob
+from haag_vq.planning.shapes import ShapeSource
+from haag_vq.planning.sites import Site, local_site, this_process
+
+__all__ = [
+    "ExportJob",
+    "LoadJob",
+    "Plan",
+    "Rates",
+    "SearchJob",
+    "ShapeSource",
+    "Site",
+    "StreamJob",
+    "calibrate",
+    "known_rates",
+    "local_site",
+    "plan",
+    "save_rates",
+    "this_process",
+]
