@@ -135,7 +135,9 @@ def test_an_export_is_projected_as_it_runs(
     words = [str(data / file), str(tmp_path / out), "--chunk-size", chunk, "--sample", "500"]
     found: Planned = export.planned(parser.parse_args(words))
     made = plan(found.job, found.site)
-    report = export_vectors(found.job.source, tmp_path / out, None, parse_bytes(chunk))
+    source = found.job.source
+    assert source is not None
+    report = export_vectors(source, tmp_path / out, None, parse_bytes(chunk))
     assert made.projection == report.projection
     assert 0 <= report.written_bytes - made.disk.output_bytes < 200
 

@@ -6,10 +6,12 @@ import argparse
 from typing import Any
 
 from haag_vq.commands.arguments import add_hub_options, positive
+from haag_vq.commands.planned import Planned
 from haag_vq.data.catalog import CATALOG
 from haag_vq.errors import UsageError
 from haag_vq.hub import HubFile, Repository, hub_cache, parse_address, resolve, stage
 from haag_vq.memory import format_bytes
+from haag_vq.planning import FetchJob, this_process
 from haag_vq.progress import ProgressLine
 from haag_vq.report import Rows
 
@@ -31,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     """Stage the files; those that are there already are not asked for."""
-    found = _resolved(args)
-    if args.limit is not None:
-        found = Repository(found.repo, found.sha, found.revision, found.files[: args.limit])
+    found = _asked(args)
     n_bytes = sum(file.size_bytes for file in found.files)
     line = ProgressLine("bytes", n_bytes)
     try:
@@ -55,6 +55,22 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
         ("in", str(hub_cache(args.cache_dir))),
     ]
     return facts, table
+
+
+def planned(args: argparse.Namespace) -> Planned:
+    """Plan what `run` would do; asks the Hub for the list of files alone."""
+    found, home = _asked(args), hub_cache(args.cache_dir)
+    blobs = home / f"datasets--{found.repo.replace('/', '--')}" / "blobs"
+    missing = [file for file in found.files if not (blobs / file.blob).exists()]
+    job = FetchJob(sum(file.size_bytes for file in missing), len(missing))
+    return Planned(job, this_process(), str(home))
+
+
+def _asked(args: argparse.Namespace) -> Repository:
+    found = _resolved(args)
+    if args.limit is None:
+        return found
+    return Repository(found.repo, found.sha, found.revision, found.files[: args.limit])
 
 
 def _resolved(args: argparse.Namespace) -> Repository:

@@ -10,7 +10,7 @@ import argparse
 from typing import Any, Protocol
 
 from haag_vq.cluster.profiles import is_profile
-from haag_vq.commands import export, ground_truth, load
+from haag_vq.commands import export, fetch, ground_truth, load
 from haag_vq.commands.arguments import positive
 from haag_vq.commands.planned import Planned
 from haag_vq.errors import UsageError
@@ -36,7 +36,7 @@ class Plannable(Protocol):
         """Make the job of parsed arguments; opens headers, reads no vectors."""
 
 
-JOBS: tuple[Plannable, ...] = (load, ground_truth, export)
+JOBS: tuple[Plannable, ...] = (load, ground_truth, export, fetch)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     """Plan the job; it is not run."""
+    # Planning stages nothing: what would be staged is opened where it is.
+    staged = getattr(args, "streaming", True) is False
+    args.streaming = True
     found: Planned = args.planned.planned(args)
     profile, jobs = _profile(args)
     made = plan(
@@ -70,7 +73,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
         found.site,
         profile=profile,
         jobs=jobs,
-        directory=found.directory,
+        directory=None if staged else found.directory,
+        staged=staged,
         settings=found.settings if profile else None,
     )
     facts, table = plan_facts(made), plan_table(made)

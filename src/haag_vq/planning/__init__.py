@@ -1,6 +1,7 @@
 """Know before you run: memory, disk, time and the Slurm request of a job, from headers alone."""
 
 from haag_vq.planning.calibration import calibrate
+from haag_vq.planning.fetch_job import FetchJob
 from haag_vq.planning.jobs import ExportJob, LoadJob, StreamJob
 from haag_vq.planning.plans import Plan, plan
 from haag_vq.planning.rates import Rates, known_rates, save_rates
@@ -10,6 +11,7 @@ from haag_vq.planning.sites import Site, local_site, this_process
 
 __all__ = [
     "ExportJob",
+    "FetchJob",
     "LoadJob",
     "Plan",
     "Rates",

@@ -79,8 +79,8 @@ class Job(Protocol):
         """The command."""
 
     @property
-    def source(self) -> VectorSource:
-        """The vectors."""
+    def source(self) -> VectorSource | None:
+        """The vectors, where it reads any."""
 
     @property
     def is_parallel(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from haag_vq.cluster.profiles import read_settings
 from haag_vq.groundtruth.openblas import this_cpu
 from haag_vq.memory import Allowance, Projection, format_bytes
 from haag_vq.planning.duration import Duration, duration
-from haag_vq.planning.need import Disk, Job, Need
+from haag_vq.planning.need import Disk, Job, Need, remote_bytes
 from haag_vq.planning.rates import Rates, known_rates
 from haag_vq.planning.sites import Site, alone, local_site
 from haag_vq.planning.slurm import SlurmPlan, plan_slurm
@@ -91,6 +91,7 @@ def plan(
     jobs: int | None = None,
     rates: Rates | None = None,
     directory: str | os.PathLike[str] | None = None,
+    staged: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Plan a job from headers alone; no vectors are read.
@@ -109,6 +110,8 @@ def plan(
         By default what was measured on this CPU, or what is assumed; for Slurm the profile's own.
     directory : path-like, optional
         Where the job writes: its free space is looked at.
+    staged : bool
+        Remote files are copied to disk first.
     settings : mapping, optional
         Of the profile, stronger than what it says.
 
@@ -125,15 +128,18 @@ def plan(
     if not job.is_parallel:
         here = alone(here) if site is None else site
     need = job.need(here)
+    source = job.source
+    if staged and source is not None:
+        need = replace(need, disk=replace(need.disk, stage_bytes=remote_bytes(source)))
     own = rates or known_rates(this_cpu().model)
     refusal = need.refusal or _no_room(need.disk, directory)
     return Plan(
         job=job.name,
-        n_rows=job.source.n_rows,
-        dim=job.source.dim,
-        dtype=job.source.dtype.name,
-        stored_bytes=job.source.stored_bytes,
-        float32_bytes=job.source.n_rows * job.source.dim * 4,
+        n_rows=0 if source is None else source.n_rows,
+        dim=0 if source is None else source.dim,
+        dtype="" if source is None else source.dtype.name,
+        stored_bytes=need.work.network_bytes if source is None else source.stored_bytes,
+        float32_bytes=0 if source is None else source.n_rows * source.dim * 4,
         n_partitions=need.n_partitions,
         max_rows=need.max_rows,
         n_workers=here.n_workers,

@@ -59,13 +59,16 @@ def plan_table(plan: Plan) -> Rows:
     named = [f"{LETTERS[name]} {name} {format_bytes(size)}" for name, size in parts.items() if size]
     disk = [("stage", plan.disk.stage_bytes), ("checkpoint", plan.disk.checkpoint_bytes)]
     disk += [("output", plan.disk.output_bytes)]
-    rows = [
+    vectors = [
         (
             "vectors",
             f"{plan.n_rows:,} × {plan.dim}, stored as {plan.dtype}: "
             f"{format_bytes(plan.stored_bytes)}, {format_bytes(plan.float32_bytes)} as float32",
         ),
-        ("partitions", f"{plan.n_partitions:,} of up to {plan.max_rows:,} rows"),
+    ]
+    parted = [("partitions", f"{plan.n_partitions:,} of up to {plan.max_rows:,} rows")]
+    rows = [
+        *(vectors + parted if plan.n_rows else []),
         ("memory", f"{format_bytes(plan.projection.total_bytes)}: {', '.join(named)}"),
         ("", memory_bar(plan.projection, plan.allowance)),
         ("disk", ", ".join(f"{name} {format_bytes(n)}" for name, n in disk if n) or "nothing"),
