@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from distributed import Client
 from distributed.core import Status
 
+from haag_vq.cluster.ends import cause_of_end, log_end
 from haag_vq.cluster.squeue import JobState, all_jobs, ended_job
+from haag_vq.deaths import Cause
 from haag_vq.errors import ClusterError
 
 PERIOD_SECONDS = 2.0
 
 # Started in vain, one after the other.
 MOST_FAILED_STARTS = 3
-
-LOG_LINES = 15
 
 
 @dataclass
@@ -41,6 +39,8 @@ class _Job:
     """What was last said of its waiting."""
     absences: int = 0
     """Looks in a row in which the queue did not have it."""
+    most_bytes: int = 0
+    """The most memory that its worker was seen with."""
 
 
 class Keeper:
@@ -55,6 +55,8 @@ class Keeper:
         Jobs: as many as Dask finds work for, between these.
     logs : str
         Directory of the jobs' logs.
+    job_bytes : int
+        What a job asks of Slurm (``--mem``).
     tell : callable
         Called with one line for each event.
     """
@@ -66,6 +68,7 @@ class Keeper:
         least: int,
         most: int,
         logs: str,
+        job_bytes: int,
         tell: Callable[[str], None],
     ) -> None:
         self.least, self.most = least, most
@@ -73,6 +76,8 @@ class Keeper:
         self._cluster = cluster
         self._client = client
         self._logs = logs
+        self._job_bytes = job_bytes
+        self._causes: dict[str, Cause] = {}
         self._tell = tell
         self._jobs: dict[str, _Job] = {}
         self._n_failed_starts = 0
@@ -96,6 +101,21 @@ class Keeper:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def cause_of(self, worker: str) -> Cause | None:
+        """Tell why the job of a worker ended, by the worker's name; None if it is not known to."""
+        return self._causes.get(worker)
+
+    def cause_of_job(self, number: str) -> Cause | None:
+        """Tell why a job of an earlier run ended; None if Slurm has forgotten it, or it lives."""
+        end = ended_job(number)
+        if end is None or not end.ended:
+            return None
+        return self._cause(_Job(number), end)
+
+    def _cause(self, job: _Job, end: JobState) -> Cause:
+        _, lines = log_end(self._logs, job.number, wait=end.state == "FAILED")
+        return cause_of_end(job.number, end, "\n".join(lines), job.most_bytes, self._job_bytes)
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD_SECONDS):
@@ -124,7 +144,7 @@ class Keeper:
             if state is not None and not state.ended:
                 self._tell_waiting(job, state)
             elif state is not None or job.absences > 1:
-                self._tell_end(job, state)
+                self._tell_end(name, job, state)
                 lost.append(name)
         # Dask gives up a job whose worker was gone for a while, and cancels it.
         lost += [name for name in list(self._cluster.worker_spec) if name not in self._jobs]
@@ -143,6 +163,8 @@ class Keeper:
             del self._jobs[name]
         for info in self._client.scheduler_info(n_workers=-1)["workers"].values():
             job = self._jobs.get(str(info["name"]))
+            if job is not None:
+                job.most_bytes = max(job.most_bytes, int(info["metrics"].get("memory", 0)))
             if job is not None and not job.came_up:
                 job.came_up = self._any_came_up = True
                 self._n_failed_starts = 0
@@ -158,13 +180,15 @@ class Keeper:
             job.told = words
             self._tell(f"{words}.")
 
-    def _tell_end(self, job: _Job, state: JobState | None) -> None:
+    def _tell_end(self, name: str, job: _Job, state: JobState | None) -> None:
         """Say how a job ended; ClusterError if too many ended before their workers came up."""
         end = ended_job(job.number) or state or JobState("no longer in the queue")
         where = f" on {end.node}" if end.node else ""
         why = f" ({end.reason})" if end.reason else ""
         before = "" if job.came_up else " before its worker was up"
-        self._tell(f"job {job.number}{where} ended{before}: {end.state}{why}.")
+        cause = self._causes[name] = self._cause(job, end)
+        memory = ", out of memory" * (cause.kind == "memory")
+        self._tell(f"job {job.number}{where} ended{before}{memory}: {end.state}{why}.")
         # One that was cancelled while it waited says nothing of those to come.
         if job.came_up or end.state == "CANCELLED":
             return
@@ -233,12 +257,7 @@ def _load(dask_scheduler: Any) -> tuple[int, bool]:
 
 def _tail(directory: str, number: str) -> str:
     """Quote the end of a job's log."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        for path in sorted(Path(directory).glob(f"*-{number}.err")):
-            lines = path.read_text(errors="replace").splitlines()
-            if lines:
-                return f"The end of {path}: " + " | ".join(lines[-LOG_LINES:])
-        # A network file system may show it late.
-        time.sleep(0.5)
-    return f"There is no log of it in {directory}."
+    path, lines = log_end(directory, number, wait=True)
+    if path is None:
+        return f"There is no log of it in {directory}."
+    return f"The end of {path}: " + " | ".join(lines)
