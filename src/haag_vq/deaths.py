@@ -93,11 +93,8 @@ def sight(scheduler: Any, group: str, since: float) -> Sight:
         if stamp <= since:
             break
         if event.get("action") == "remove-worker":
-            tasks = [
-                _number_or_name(key, group)
-                for key in _by_priority(scheduler, event["processing-tasks"])
-                if isinstance(key, tuple) and job in str(key[0])
-            ]
+            keys = [key for key in event["processing-tasks"] if job in str(key)]
+            tasks = [_number_or_name(key, group) for key in _by_priority(scheduler, keys)]
             if tasks:
                 left.append((stamp, event["worker"], bool(event["expected"]), tasks))
     killed = {e["worker"]: int(e["rss"]) for _, e in scheduler.get_events("worker-restart-memory")}
@@ -110,7 +107,7 @@ def _by_priority(scheduler: Any, keys: Any) -> list[Any]:
 
 
 def _number_or_name(key: Any, group: str) -> int | str:
-    return int(key[1]) if key[0] == group else str(key)
+    return int(key[1]) if isinstance(key, tuple) and key[0] == group else str(key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,7 +237,8 @@ async def _correct(cluster: Any, lost: list[str], wanted: int) -> None:
     for name in idle:
         cluster.worker_spec.pop(name)
     try:
-        await asyncio.shield(cluster._correct_state())
+        # To await a cluster brings its jobs to what its specification says.
+        await asyncio.shield(cluster)
     except RuntimeError:
         # Those that Slurm refused were never there.
         for name in [n for n, job in cluster.workers.items() if job.job_id is None]:

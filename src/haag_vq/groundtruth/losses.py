@@ -71,14 +71,13 @@ class Losses:
         ]
         if self.directory is None:
             return ran
-        merges = [pair for pair in ran if isinstance(pair[0], str)]
         attempts = [a for a in open_attempts(self.directory) if a.worker == death.worker]
         noted: list[tuple[Span | str, int]] = []
         for attempt in attempts:
             lose(self.directory, _loss(attempt, death.cause))
             noted.append((attempt.span, self._on_disk(attempt.span, death.cause.limit_bytes)))
-        # One that was killed before it began to search, or after it had finished, left none.
-        return noted or merges
+        # A merge leaves none, nor who dies before it has begun.
+        return noted or ran
 
     def _on_disk(self, span: Span, limit_bytes: int) -> int:
         """Times that rows ran out of memory, of this run and of those before with as much."""
@@ -107,7 +106,7 @@ class Losses:
         )
 
     def _words(self, what: Span | str) -> str:
-        return f"the parts of {what}" if isinstance(what, str) else self.named(*what)
+        return f"task {what}" if isinstance(what, str) else self.named(*what)
 
 
 def settle(directory: Path, cause_of: Callable[[str], Cause | None]) -> None:
