@@ -148,7 +148,10 @@ def parse_bytes(text: str | float) -> int:
 
 
 def oom_kills() -> int:
-    """Processes of this one's memory cgroup that the kernel has killed for want of memory."""
+    """Processes of this one's memory cgroup that the kernel has killed for want of memory.
+
+    0 where that cannot be told.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -160,7 +163,8 @@ def oom_kills() -> int:
             continue
         kind, name = ("memory", "memory.oom_control") if controllers else ("", "memory.events")
         try:
-            text = (Path("/sys/fs/cgroup", kind) / path.lstrip("/") / name).read_text()
+            group = Path("/sys/fs/cgroup") / kind / path.lstrip("/")
+            text = (group / name).read_text()
         except OSError:
             continue
         counts = dict(words.split() for words in text.splitlines() if len(words.split()) == 2)

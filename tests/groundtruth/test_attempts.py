@@ -8,12 +8,15 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from haag_vq import ground_truth
 from haag_vq.deaths import Cause
-from haag_vq.errors import WriteError
+from haag_vq.errors import DataError, WriteError
 from haag_vq.groundtruth.attempts import (
     Loss,
     attempted,
@@ -71,6 +74,39 @@ def test_of_a_job_that_nobody_remembers_only_the_end_is_known(tmp_path: Path) ->
         settle(tmp_path, lambda job: None)
         (loss,) = losses_of(tmp_path, SPAN)
     assert (loss.kind, loss.told) == ("ended", "the run that it was of ended")
+
+
+def test_a_run_settles_what_an_earlier_one_left_open(tmp_path: Path) -> None:
+    x = np.ones((40, 4), np.float32)
+    search = partial(ground_truth, queries=x[:3] * 2, k=2, checkpoint=tmp_path / "kept")
+    broken = x.copy()
+    broken[30] = np.nan
+    with pytest.raises(DataError):
+        search(broken)
+    with attempted(str(tmp_path / "kept"), (30, 40), 0, ""):
+        with pytest.raises(DataError):
+            search(broken)
+        assert open_attempts(tmp_path / "kept") == []
+    assert [loss.kind for loss in losses_of(tmp_path / "kept", (30, 40))] == ["ended"]
+
+
+def test_rows_that_are_finished_keep_no_notes(tmp_path: Path) -> None:
+    x = np.arange(160, dtype=np.float32).reshape(40, 4)
+    for span in ((10, 20), (30, 40), (30, 50)):
+        (tmp_path / "kept").mkdir(exist_ok=True)
+        with attempted(str(tmp_path / "kept"), span, 0, ""):
+            settle(tmp_path / "kept", lambda job: None)
+    ground_truth(x, x[:3], k=2, checkpoint=tmp_path / "kept")
+    assert [span for span, _ in note_paths(tmp_path / "kept")] == [(30, 50)]
+
+
+def test_notes_wait_for_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int) -> None:
+        raise AssertionError("a note is synced")
+
+    monkeypatch.setattr("haag_vq.atomic.os.fsync", refuse)
+    with attempted(str(tmp_path), SPAN, 0, ""):
+        settle(tmp_path, lambda job: None)
 
 
 def test_many_at_once_are_each_counted(tmp_path: Path) -> None:

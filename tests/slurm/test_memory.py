@@ -68,7 +68,7 @@ def test_once_over_the_jobs_memory_it_goes_on(slurm: Slurm, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_rows_whose_jobs_are_cancelled_go_on(slurm: Slurm, tmp_path: Path, kept: bool) -> None:
-    """Five times: more than any count of unexplained losses allows."""
+    """As often as would end the run, if nobody knew why."""
     gated = GatedSource(ArraySource(X[:100]), tmp_path)
     checkpoint = tmp_path / "kept" if kept else None
     found: list[Any] = []
@@ -82,14 +82,14 @@ def test_rows_whose_jobs_are_cancelled_go_on(slurm: Slurm, tmp_path: Path, kept:
         def new_readers() -> set[int]:
             return readers(tmp_path) - seen
 
-        for _ in range(5):
+        for _ in range(4):
             seen |= wait_until("one reads", new_readers)
             slurm.run("scancel", *slurm.jobs())
         wait_until("one reads", new_readers)
         if kept:
             lost = list((tmp_path / "kept").glob("lost-*.json"))
             assert {json.loads(path.read_text())["kind"] for path in lost} == {"ended"}
-            assert len(lost) >= 4
+            assert len(lost) >= 3
         (tmp_path / "open").touch()
         run.join(timeout=60)
         assert found, "it did not finish"
