@@ -61,6 +61,8 @@ class _Seen:
     limit_bytes: int
     measured_bytes: int
     n_threads: int
+    job: str
+    """Number of its Slurm job; '' where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,12 @@ class Deaths:
         for address, (name, host, limit, memory, threads) in now.workers.items():
             before = self._seen.get(address)
             most = max(memory, before.measured_bytes if before else 0)
-            self._seen[address] = _Seen(name, host, limit, most, threads)
+            # Looked up while it lives: Dask gives the name of a lost job to the next one.
+            job = before.job if before else self._job_of(name)
+            self._seen[address] = _Seen(name, host, limit, most, threads, job)
         for when, address, in_order, tasks in now.left:
             self.since = max(self.since, when)
-            seen = self._seen.get(address, _Seen("", address, 0, 0, 1))
+            seen = self._seen.get(address, _Seen("", address, 0, 0, 1, ""))
             running = tuple(tasks[: seen.n_threads])
             self._open.append(_Open(address, seen, when, in_order, running, time.monotonic()))
         causes = [(death, self._cause(death, now, last)) for death in self._open]
@@ -158,6 +162,13 @@ class Deaths:
             if cause is not None:
                 host = death.seen.host
                 self._told(Death(death.worker, host, death.when, death.running, cause))
+
+    @property
+    def _keeper(self) -> Any:
+        return getattr(self._client.cluster, "keeper", None)
+
+    def _job_of(self, name: str) -> str:
+        return "" if self._keeper is None else str(self._keeper.job_of(name))
 
     def _cause(self, death: _Open, now: Sight, last: bool) -> Cause | None:
         """Find why a worker is gone; None while that may still be told."""
@@ -172,8 +183,8 @@ class Deaths:
         if death.in_order:
             return Cause("ended", "it left in order, at the end of its time")
         waited = float("inf") if last else time.monotonic() - death.noticed
-        keeper = getattr(self._client.cluster, "keeper", None)
-        told: Cause | None = None if keeper is None else keeper.cause_of(seen.name)
+        keeper = self._keeper
+        told: Cause | None = None if keeper is None else keeper.cause_of(seen.job)
         back = [
             address
             for address, (name, *_) in now.workers.items()

@@ -51,6 +51,8 @@ def test_rows_over_the_jobs_memory_twice_end_the_run(slurm: Slurm, tmp_path: Pat
     lost = [json.loads(path.read_text()) for path in (tmp_path / "kept").glob("lost-*.json")]
     assert [note["kind"] for note in lost] == ["memory", "memory"]
     assert len({note["attempt"]["job"] for note in lost}) == 2
+    # Dask gives the name of a lost job to the next one: whose end was told must not be mixed up.
+    assert all(f"job {note['attempt']['job']} " in note["told"] for note in lost)
     assert all(note["measured_bytes"] > note["limit_bytes"] for note in lost)
 
 

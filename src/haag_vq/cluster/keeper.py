@@ -102,9 +102,14 @@ class Keeper:
         if self._thread.is_alive():
             self._thread.join()
 
-    def cause_of(self, worker: str) -> Cause | None:
-        """Tell why the job of a worker ended, by the worker's name; None if it is not known to."""
-        return self._causes.get(worker)
+    def job_of(self, worker: str) -> str:
+        """Return the number of the job that has a worker now, by the worker's name; '' for none."""
+        made = self._cluster.workers.get(worker)
+        return "" if made is None else str(made.job_id)
+
+    def cause_of(self, number: str) -> Cause | None:
+        """Tell why a job of this cluster ended; None if it is not known to have."""
+        return self._causes.get(number)
 
     def cause_of_job(self, number: str) -> Cause | None:
         """Tell why a job of an earlier run ended; None if Slurm has forgotten it, or it lives."""
@@ -144,7 +149,7 @@ class Keeper:
             if state is not None and not state.ended:
                 self._tell_waiting(job, state)
             elif state is not None or job.absences > 1:
-                self._tell_end(name, job, state)
+                self._tell_end(job, state)
                 lost.append(name)
         # Dask gives up a job whose worker was gone for a while, and cancels it.
         lost += [name for name in list(self._cluster.worker_spec) if name not in self._jobs]
@@ -180,13 +185,13 @@ class Keeper:
             job.told = words
             self._tell(f"{words}.")
 
-    def _tell_end(self, name: str, job: _Job, state: JobState | None) -> None:
+    def _tell_end(self, job: _Job, state: JobState | None) -> None:
         """Say how a job ended; ClusterError if too many ended before their workers came up."""
         end = ended_job(job.number) or state or JobState("no longer in the queue")
         where = f" on {end.node}" if end.node else ""
         why = f" ({end.reason})" if end.reason else ""
         before = "" if job.came_up else " before its worker was up"
-        cause = self._causes[name] = self._cause(job, end)
+        cause = self._causes[job.number] = self._cause(job, end)
         memory = ", out of memory" * (cause.kind == "memory")
         self._tell(f"job {job.number}{where} ended{before}{memory}: {end.state}{why}.")
         # One that was cancelled while it waited says nothing of those to come.
