@@ -21,6 +21,7 @@ from haag_vq.memory import (
     machine_memory,
     n_cores,
     needed_limit,
+    oom_kills,
     parse_bytes,
     peak_rss_bytes,
     process_allowance,
@@ -304,3 +305,22 @@ def test_resident_memory_grows_with_what_is_touched() -> None:
     assert peak_rss_bytes() >= before + 48 * MIB
     del block
     assert peak_rss_bytes() >= before + 48 * MIB
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "text"),
+    [
+        ("0::/job_7/step_batch", "job_7/step_batch/memory.events", "low 0\noom 4\noom_kill 3"),
+        (
+            "9:memory:/slurm/job_7",
+            "memory/slurm/job_7/memory.oom_control",
+            "oom_kill_disable 0\nunder_oom 0\noom_kill 3",
+        ),
+    ],
+)
+def test_the_kernels_kills_are_counted(machine: Machine, line: str, file: str, text: str) -> None:
+    """As kernels write them, with cgroups v2 and v1."""
+    machine.file("/proc/self/cgroup", f"4:cpu,cpuacct:/elsewhere\n{line}")
+    assert oom_kills() == 0
+    machine.file(f"/sys/fs/cgroup/{file}", text)
+    assert oom_kills() == 3

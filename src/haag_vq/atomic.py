@@ -12,11 +12,17 @@ from haag_vq.errors import HaagVQError, WriteError
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def written_whole(path: str | os.PathLike[str], *, synced: bool = True) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the name when the block ends well.
 
     Whatever ends the block otherwise, an interrupt included, the half-written file is removed
     and a file that had the name before is left as it was.
+
+    Parameters
+    ----------
+    synced : bool
+        Wait for the disk. Without it a process that dies costs nothing either, only a machine
+        that does: for notes that are worth less than the wait.
 
     Raises
     ------
@@ -36,7 +42,8 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        _sync(part)
+        if synced:
+            _sync(part)
         # mkstemp makes private files; an output gets what a plain open() would have given it.
         os.chmod(part, 0o666 & ~_umask())
         os.replace(part, target)
@@ -49,9 +56,10 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    # The file is whole and has its name; some network file systems cannot sync a directory.
-    with suppress(OSError):
-        _sync(target.parent)
+    if synced:
+        # The file is whole and has its name; some network file systems cannot sync a directory.
+        with suppress(OSError):
+            _sync(target.parent)
 
 
 def _sync(path: Path) -> None:

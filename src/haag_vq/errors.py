@@ -35,7 +35,7 @@ class ReadError(HaagVQError, OSError):
 
 
 class InsufficientMemoryError(HaagVQError, MemoryError):
-    """A task's projected bytes pass the allowance of the process that would run it."""
+    """A task's bytes, projected or found, pass what the process that runs it may use."""
 
 
 class WriteError(HaagVQError, OSError):

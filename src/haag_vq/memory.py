@@ -159,6 +159,31 @@ def parse_bytes(text: str | float) -> int:
     return int(n)
 
 
+def oom_kills() -> int:
+    """Processes of this one's memory cgroup that the kernel has killed for want of memory.
+
+    0 where that cannot be told.
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return 0
+    n_killed = 0
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        kind, name = ("memory", "memory.oom_control") if controllers else ("", "memory.events")
+        try:
+            group = Path("/sys/fs/cgroup") / kind / path.lstrip("/")
+            text = (group / name).read_text()
+        except OSError:
+            continue
+        counts = dict(words.split() for words in text.splitlines() if len(words.split()) == 2)
+        n_killed += int(counts.get("oom_kill", 0))
+    return n_killed
+
+
 def n_cores() -> int:
     """Cores that this process may run on: its affinity, not the machine's count."""
     try:

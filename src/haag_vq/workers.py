@@ -10,9 +10,10 @@ from typing import Any
 
 import dask
 from dask.base import get_scheduler
-from distributed import wait
+from distributed import get_worker, wait
 from distributed.scheduler import KilledWorker
 
+from haag_vq.deaths import Death, Deaths, Sight, sight
 from haag_vq.errors import ClusterError
 from haag_vq.memory import (
     Allowance,
@@ -99,6 +100,7 @@ def run(
     group: str,
     n_tasks: int,
     progress: Callable[[int], None] | None,
+    lost: Callable[[Death], None] | None = None,
 ) -> Any:
     """Compute a Delayed where `workers` says, telling `progress` how many of a group are done.
 
@@ -108,6 +110,8 @@ def run(
         First element of the keys ``(group, i)`` that are counted.
     progress : callable, optional
         Called with the number of finished tasks, now and then, from this thread or another.
+    lost : callable, optional
+        Called with each worker that died with tasks of these; what it raises ends the run.
 
     Notes
     -----
@@ -116,8 +120,9 @@ def run(
     if workers.client is None:
         return _run_local(collection, group, progress)
     future = workers.client.compute(collection)
+    deaths = Deaths(workers.client, lost or (lambda death: None))
     try:
-        _watch(workers.client, future, group, n_tasks, progress)
+        _watch(workers.client, future, group, n_tasks, progress, deaths)
         return future.result()
     except KilledWorker as error:
         raise ClusterError(
@@ -145,7 +150,12 @@ def _run_local(collection: Any, group: str, progress: Callable[[int], None] | No
 
 
 def _watch(
-    client: Any, future: Any, group: str, n_tasks: int, progress: Callable[[int], None] | None
+    client: Any,
+    future: Any,
+    group: str,
+    n_tasks: int,
+    progress: Callable[[int], None] | None,
+    deaths: Deaths,
 ) -> None:
     """Wait for `future`; give up where all workers are gone and none will come again."""
     last_seen = time.monotonic()
@@ -156,10 +166,13 @@ def _watch(
         keeper = getattr(client.cluster, "keeper", None)
         if keeper is not None and keeper.trouble is not None:
             raise keeper.trouble
-        n_done, n_workers = client.run_on_scheduler(_look, group=group, n_tasks=n_tasks)
+        n_done, seen = client.run_on_scheduler(
+            _look, group=group, n_tasks=n_tasks, since=deaths.since
+        )
         if progress is not None:
             progress(n_done)
-        if n_workers:
+        deaths.look(seen)
+        if seen.workers:
             last_seen = time.monotonic()
         elif getattr(client.cluster, "loses_workers_for_good", False) and (
             time.monotonic() - last_seen > NO_WORKERS_SECONDS
@@ -168,17 +181,29 @@ def _watch(
                 f"all workers have been gone for {NO_WORKERS_SECONDS} s. Most likely the system "
                 "killed them for want of memory: give each more, or use a smaller chunk_size."
             )
-    if future.status == "finished" and progress is not None:
+    if future.status != "finished":
+        # What is known of the workers may say more than the error.
+        _, seen = client.run_on_scheduler(_look, group=group, n_tasks=n_tasks, since=deaths.since)
+        deaths.look(seen, last=True)
+    elif progress is not None:
         progress(n_tasks)
 
 
-def _look(dask_scheduler: Any, group: str, n_tasks: int) -> tuple[int, int]:
-    """Count, on the scheduler, a group's tasks that are or were finished, and the workers."""
-    n_workers = len(dask_scheduler.workers)
+def _look(dask_scheduler: Any, group: str, n_tasks: int, since: float) -> tuple[int, Sight]:
+    """Count, on the scheduler, a group's tasks that are or were finished; look at the workers."""
+    seen = sight(dask_scheduler, group, since)
     found = dask_scheduler.task_groups.get(group)
     if found is None:
-        return 0, n_workers
+        return 0, seen
     unfinished = sum(
         int(found.states[s]) for s in ("waiting", "no-worker", "queued", "processing", "released")
     )
-    return max(0, n_tasks - unfinished), n_workers
+    return max(0, n_tasks - unfinished), seen
+
+
+def this_worker() -> str:
+    """Address of the Dask worker that runs this task; '' outside of one."""
+    try:
+        return str(get_worker().address)
+    except ValueError:
+        return ""

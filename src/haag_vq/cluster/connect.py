@@ -240,7 +240,15 @@ def _submit(
     client = None
     try:
         client = Client(cluster, security=security)
-        keeper = Keeper(cluster, client, max(least, 1), most, log_directory(request), tell)
+        keeper = Keeper(
+            cluster,
+            client,
+            max(least, 1),
+            most,
+            log_directory(request),
+            request.job_memory_bytes,
+            tell,
+        )
         keeper.start()
         cluster.request, cluster.keeper = request, keeper
         cluster.n_expected = max(least, 1)

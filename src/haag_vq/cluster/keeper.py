@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from distributed import Client
 from distributed.core import Status
 
+from haag_vq.cluster.ends import cause_of_end, log_end
 from haag_vq.cluster.squeue import JobState, all_jobs, ended_job
+from haag_vq.deaths import Cause
 from haag_vq.errors import ClusterError
 
 PERIOD_SECONDS = 2.0
 
 # Started in vain, one after the other.
 MOST_FAILED_STARTS = 3
-
-LOG_LINES = 15
 
 
 @dataclass
@@ -41,6 +39,8 @@ class _Job:
     """What was last said of its waiting."""
     absences: int = 0
     """Looks in a row in which the queue did not have it."""
+    most_bytes: int = 0
+    """The most memory that its worker was seen with."""
 
 
 class Keeper:
@@ -55,6 +55,8 @@ class Keeper:
         Jobs: as many as Dask finds work for, between these.
     logs : str
         Directory of the jobs' logs.
+    job_bytes : int
+        What a job asks of Slurm (``--mem``).
     tell : callable
         Called with one line for each event.
     """
@@ -66,6 +68,7 @@ class Keeper:
         least: int,
         most: int,
         logs: str,
+        job_bytes: int,
         tell: Callable[[str], None],
     ) -> None:
         self.least, self.most = least, most
@@ -73,6 +76,8 @@ class Keeper:
         self._cluster = cluster
         self._client = client
         self._logs = logs
+        self._job_bytes = job_bytes
+        self._causes: dict[str, Cause] = {}
         self._tell = tell
         self._jobs: dict[str, _Job] = {}
         self._n_failed_starts = 0
@@ -96,6 +101,26 @@ class Keeper:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def job_of(self, worker: str) -> str:
+        """Return the number of the job that has a worker now, by the worker's name; '' for none."""
+        made = self._cluster.workers.get(worker)
+        return "" if made is None else str(made.job_id)
+
+    def cause_of(self, number: str) -> Cause | None:
+        """Tell why a job of this cluster ended; None if it is not known to have."""
+        return self._causes.get(number)
+
+    def cause_of_job(self, number: str) -> Cause | None:
+        """Tell why a job of an earlier run ended; None if Slurm has forgotten it, or it lives."""
+        end = ended_job(number)
+        if end is None or not end.ended:
+            return None
+        return self._cause(_Job(number), end)
+
+    def _cause(self, job: _Job, end: JobState) -> Cause:
+        _, lines = log_end(self._logs, job.number, wait=end.state == "FAILED")
+        return cause_of_end(job.number, end, "\n".join(lines), job.most_bytes, self._job_bytes)
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD_SECONDS):
@@ -143,6 +168,8 @@ class Keeper:
             del self._jobs[name]
         for info in self._client.scheduler_info(n_workers=-1)["workers"].values():
             job = self._jobs.get(str(info["name"]))
+            if job is not None:
+                job.most_bytes = max(job.most_bytes, int(info["metrics"].get("memory", 0)))
             if job is not None and not job.came_up:
                 job.came_up = self._any_came_up = True
                 self._n_failed_starts = 0
@@ -164,7 +191,9 @@ class Keeper:
         where = f" on {end.node}" if end.node else ""
         why = f" ({end.reason})" if end.reason else ""
         before = "" if job.came_up else " before its worker was up"
-        self._tell(f"job {job.number}{where} ended{before}: {end.state}{why}.")
+        cause = self._causes[job.number] = self._cause(job, end)
+        memory = ", out of memory" * (cause.kind == "memory")
+        self._tell(f"job {job.number}{where} ended{before}{memory}: {end.state}{why}.")
         # One that was cancelled while it waited says nothing of those to come.
         if job.came_up or end.state == "CANCELLED":
             return
@@ -213,7 +242,8 @@ async def _correct(cluster: Any, lost: list[str], wanted: int) -> None:
     for name in idle:
         cluster.worker_spec.pop(name)
     try:
-        await asyncio.shield(cluster._correct_state())
+        # To await a cluster brings its jobs to what its specification says.
+        await asyncio.shield(cluster)
     except RuntimeError:
         # Those that Slurm refused were never there.
         for name in [n for n, job in cluster.workers.items() if job.job_id is None]:
@@ -233,12 +263,7 @@ def _load(dask_scheduler: Any) -> tuple[int, bool]:
 
 def _tail(directory: str, number: str) -> str:
     """Quote the end of a job's log."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        for path in sorted(Path(directory).glob(f"*-{number}.err")):
-            lines = path.read_text(errors="replace").splitlines()
-            if lines:
-                return f"The end of {path}: " + " | ".join(lines[-LOG_LINES:])
-        # A network file system may show it late.
-        time.sleep(0.5)
-    return f"There is no log of it in {directory}."
+    path, lines = log_end(directory, number, wait=True)
+    if path is None:
+        return f"There is no log of it in {directory}."
+    return f"The end of {path}: " + " | ".join(lines)

@@ -36,6 +36,10 @@ from haag_vq.memory import format_bytes, machine_memory, n_cores
 DEATH_TIMEOUT = "300s"
 START_SECONDS = 90
 
+# Dask counts each lost worker against the tasks that it had, and gives a task up at the fourth.
+# Of what workers died, and what that says of the rows, the search itself finds out.
+ALLOWED_LOSSES = 1000
+
 # What says how many threads a process's searches have.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -173,7 +177,8 @@ def start_local_cluster(
                 "local_directory": str(keys),
             },
         }
-        with dask.config.set(quiet_settings()):
+        settings = {**quiet_settings(), "distributed.scheduler.allowed-failures": ALLOWED_LOSSES}
+        with dask.config.set(settings):
             cluster = _LocalCluster(
                 scheduler=scheduler,
                 workers=dict.fromkeys(range(n_workers), worker),

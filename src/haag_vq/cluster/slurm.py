@@ -26,7 +26,7 @@ from haag_vq.cluster.keys import (
     write_connection,
     write_keys,
 )
-from haag_vq.cluster.local import THREAD_VARIABLES
+from haag_vq.cluster.local import ALLOWED_LOSSES, THREAD_VARIABLES
 from haag_vq.cluster.quiet import quiet_settings
 from haag_vq.cluster.request import JobRequest, format_walltime
 from haag_vq.cluster.squeue import check_slurm, compute_nodes
@@ -34,10 +34,6 @@ from haag_vq.errors import ClusterError
 
 # Seen by all nodes on any cluster that we know of, and private.
 SHARED = "~/.cache/haag_vq/cluster"
-
-# Dask counts each worker lost to Slurm against the task that ran on it, and gives the task up at
-# the fourth. Lost jobs are the keeper's business; a task that fails by itself is not retried.
-ALLOWED_LOSSES = 1000
 
 
 def start_slurm_cluster(request: JobRequest) -> tuple[Any, Security, Path]:

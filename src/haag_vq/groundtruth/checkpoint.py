@@ -6,6 +6,7 @@
     queries.npy       the queries, (nq, d) float32
     query_rows.npy    the rows of the base's files that they were, where that is known
     rows-A-B.part     the part of rows A:B (`intervals`)
+    attempt-A-B-ID.json, lost-A-B-ID.json    who searches rows A:B, or died over them (`attempts`)
     lock              held while a run lives (`lock`)
     manifest.lock     held while the files above `rows-A-B.part` are looked at and written
 """
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 
 from haag_vq.atomic import written_whole
 from haag_vq.errors import DataError, UsageError, WriteError
-from haag_vq.groundtruth.cover import covered
+from haag_vq.groundtruth.attempts import note_paths
+from haag_vq.groundtruth.cover import cover, covered
 from haag_vq.groundtruth.intervals import Span, interval_path, list_intervals, read_interval
 from haag_vq.groundtruth.lock import briefly_alone, locked
 from haag_vq.groundtruth.manifest import Manifest, agreed, read_manifest, write_manifest
@@ -39,7 +41,14 @@ I64 = NDArray[np.int64]
 STALE_SECONDS = 600
 
 # As `written_whole` names them, of what is written here.
-_TEMPORARY = (".rows-*.part", ".manifest.json.*.part", ".queries.npy.*.part", ".query_rows.*.part")
+_TEMPORARY = (
+    ".rows-*.part",
+    ".attempt-*.part",
+    ".lost-*.part",
+    ".manifest.json.*.part",
+    ".queries.npy.*.part",
+    ".query_rows.*.part",
+)
 
 
 class Checkpoint:
@@ -108,12 +117,17 @@ class Checkpoint:
             self.manifest = manifest
 
     def tidy(self) -> None:
-        """Remove intervals that lie inside others, and what killed writers have left.
+        """Remove intervals that lie inside others, notes of finished rows, and temporary files.
 
         Only for who holds the lock alone.
         """
         for span in covered(self.spans(), self.manifest.cuts):
             interval_path(self.directory, span).unlink(missing_ok=True)
+        finished = self.spans()
+        for (start, stop), path in note_paths(self.directory):
+            clipped = [(max(a, start), min(b, stop)) for a, b in finished]
+            if not cover(clipped, start, stop)[1]:
+                path.unlink(missing_ok=True)
         for path in (path for pattern in _TEMPORARY for path in self.directory.glob(pattern)):
             try:
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from haag_vq.errors import DataError
+from haag_vq.groundtruth.attempts import attempted
 from haag_vq.groundtruth.checkpoint import Checkpoint
 from haag_vq.groundtruth.inputs import question_tag
 from haag_vq.groundtruth.intervals import Span, interval_path, read_interval, write_interval
 from haag_vq.groundtruth.part import Part, combine
+from haag_vq.memory import Projection
+from haag_vq.workers import this_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +26,15 @@ class StoredBlock:
     directory: str
     span: Span
     base_fingerprint: str
+    projected_bytes: int = 0
+    """Of the worker, for the note that this leaves while it runs."""
 
     def __call__(self, *given: Any) -> Span:
         # A task is run again where a worker was lost that had finished it.
         if not interval_path(self.directory, self.span).exists():
-            part = self.task(*given)
-            write_interval(self.directory, self.span, part, self.base_fingerprint)
+            with attempted(self.directory, self.span, self.projected_bytes, this_worker()):
+                part = self.task(*given)
+                write_interval(self.directory, self.span, part, self.base_fingerprint)
         return self.span
 
 
@@ -98,11 +105,21 @@ class OnDisk:
             )
         )
 
-    def block(self, task: Callable[..., Part], start: int, stop: int) -> StoredBlock:
-        """Write the part of the block."""
-        span = (start, stop)
+    @property
+    def directory(self) -> Path:
+        """The checkpoint's."""
+        return self.checkpoint.directory
+
+    def block(
+        self, task: Callable[..., Part], start: int, stop: int, projection: Projection
+    ) -> StoredBlock:
+        """Write the part of the block, and note who searches it."""
         return StoredBlock(
-            task, str(self.checkpoint.directory), span, self.fingerprint_of(start, stop)
+            task,
+            str(self.checkpoint.directory),
+            (start, stop),
+            self.fingerprint_of(start, stop),
+            projection.total_bytes,
         )
 
     def merge(self, start: int, stop: int) -> StoredMerge:

@@ -14,6 +14,7 @@ from haag_vq.groundtruth.checkpoint import Checkpoint, open_checkpoint
 from haag_vq.groundtruth.cover import cover, cut_at
 from haag_vq.groundtruth.inputs import Inputs
 from haag_vq.groundtruth.intervals import Span, read_interval
+from haag_vq.groundtruth.losses import settle
 from haag_vq.groundtruth.manifest import Manifest
 from haag_vq.groundtruth.ondisk import OnDisk, StoredMerge, read_all, tagged
 from haag_vq.groundtruth.part import Part, combine, replaced, select, uncertified
@@ -52,6 +53,7 @@ def search(
         checkpoint.verified(0, max(inputs.ends), fingerprint_of)
         checkpoint.accept()
         checkpoint.tidy()
+        settle(checkpoint.directory, runner.cause_of_job)
         spans = [span for span in checkpoint.spans() if span[1] <= max(inputs.ends)]
         pieces = plan_pieces(inputs.ends, spans)
         keeping = OnDisk(checkpoint, runner.width, runner.n_workers, fingerprint_of)

@@ -116,7 +116,7 @@ def search_rows(
         try:
             for n, (a, b) in enumerate(spans, 1):
                 task = BlockTask(source.narrow(a, b), a, 0, search)
-                keeping.block(task, a, b)(question.xq)
+                keeping.block(task, a, b, projection)(question.xq)
                 if line is not None:
                     line(n)
         finally:

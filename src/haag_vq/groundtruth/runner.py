@@ -7,16 +7,19 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from haag_vq.deaths import Cause
 from haag_vq.groundtruth import graph
 from haag_vq.groundtruth.blocks import SearchShape, check_array, plan_spans
 from haag_vq.groundtruth.graph import Branch, Leaf
 from haag_vq.groundtruth.inputs import Inputs
+from haag_vq.groundtruth.losses import Losses
 from haag_vq.groundtruth.part import Part, combine
 from haag_vq.groundtruth.tasks import ArrayBlockTask, BlockTask, Search
 from haag_vq.memory import Projection
@@ -43,8 +46,14 @@ class Keeping(Protocol):
     def begin(self, n_blocks: int) -> None:
         """Be told how many blocks there will be; refuse what cannot be kept."""
 
-    def block(self, task: Callable[..., Part], start: int, stop: int) -> Callable[..., Any]:
-        """Wrap the task of a block."""
+    @property
+    def directory(self) -> Path | None:
+        """Where it is kept; None in memory."""
+
+    def block(
+        self, task: Callable[..., Part], start: int, stop: int, projection: Projection
+    ) -> Callable[..., Any]:
+        """Wrap the task of a block, of a worker that is projected so."""
 
     def merge(self, start: int, stop: int) -> Callable[[Sequence[Any]], Any]:
         """Make the function that merges the results of blocks which fill ``start:stop``."""
@@ -59,7 +68,13 @@ class InMemory:
     def begin(self, n_blocks: int) -> None:
         """Any number will do: parts are merged as they come."""
 
-    def block(self, task: Callable[..., Part], start: int, stop: int) -> Callable[..., Part]:
+    @property
+    def directory(self) -> None:
+        """None."""
+
+    def block(
+        self, task: Callable[..., Part], start: int, stop: int, projection: Projection
+    ) -> Callable[..., Part]:
         """Leave the task as it is."""
         return task
 
@@ -156,6 +171,8 @@ class Runner:
             return []
         keeping.begin(n_blocks)
         line = ProgressLine("blocks", n_blocks) if self._progress else None
+        spans = [(leaf.start, leaf.stop) for branch in branches for leaf in branch.leaves]
+        losses = Losses(spans, self.projection, keeping.directory, self._named)
 
         def told(n_done: int) -> None:
             if line is not None:
@@ -166,12 +183,24 @@ class Runner:
         try:
             with self._sendable(self._inputs.question.xq if xq is None else xq) as sent:
                 collection, group = graph.build(branches, sent)
-                found: list[Any] = run(collection, self._workers, group, n_blocks, told)
+                found: list[Any] = run(collection, self._workers, group, n_blocks, told, losses)
         finally:
             if line is not None:
                 line.close()
         self.n_blocks += n_blocks
         return found
+
+    def cause_of_job(self, number: str) -> Cause | None:
+        """Tell how a Slurm job ended; None where nobody knows."""
+        keeper = getattr(getattr(self._workers.client, "cluster", None), "keeper", None)
+        found: Cause | None = None if keeper is None else keeper.cause_of_job(number)
+        return found
+
+    def _named(self, start: int, stop: int) -> str:
+        """Name rows of the base, and the files that they are in."""
+        target = self._inputs.target
+        files = target.narrow(start, stop).files if isinstance(target, VectorSource) else ()
+        return f"rows {start:,}:{stop:,}" + f" ({', '.join(files)})" * bool(files)
 
     def _branches(self, pieces: Sequence[Piece], keeping: Keeping, name: str) -> list[Branch]:
         search = Search(
@@ -187,7 +216,10 @@ class Runner:
         return [
             Branch(
                 [
-                    Leaf(keeping.block(leaf.task, leaf.start, leaf.stop), *_rest(leaf))
+                    Leaf(
+                        keeping.block(leaf.task, leaf.start, leaf.stop, self.projection),
+                        *_rest(leaf),
+                    )
                     for leaf in leaves
                 ],
                 keeping.merge,
