@@ -10,7 +10,7 @@ from pathlib import Path
 from haag_vq.arrays import DEFAULT_CHUNK_BYTES
 from haag_vq.data.catalog import CATALOG, CatalogEntry, copy_in
 from haag_vq.data.dataset import VectorDataset
-from haag_vq.data.located import HubOptions, Located, locate_entry, locate_on_hub
+from haag_vq.data.located import HubOptions, Located, locate_entry, locate_on_hub, on_disk
 from haag_vq.data.queries import QuerySpec, limited, split_queries
 from haag_vq.errors import UsageError
 from haag_vq.hub import parse_address
@@ -75,7 +75,8 @@ def open_dataset(
         looked for.
     streaming : bool
         Read a Hub dataset by ranges where it is (nothing on disk); otherwise its files are staged
-        to `cache_dir` first, whole and verified. A copy on disk is used in either case.
+        to `cache_dir` first, whole and verified: with `limit`, those that hold these rows. A copy
+        on disk is used in either case.
 
     Returns
     -------
@@ -88,11 +89,13 @@ def open_dataset(
     ReadError
         If the Hub fails.
     """
-    options = HubOptions(config, split, revision, streaming, cache_dir)
+    spec = None if queries is None else QuerySpec.parse(queries)
+    # Held-out rows are drawn from the whole set.
+    needed = limit if spec is None or spec.kind != "holdout" else None
+    options = HubOptions(config, split, revision, streaming, cache_dir, needed)
     source, own_queries, entry = _locate(os.fspath(where), column, options)
     base, query_source, are_rows, origin = source, None, False, ""
-    if queries is not None:
-        spec = QuerySpec.parse(queries)
+    if spec is not None:
         are_rows = spec.kind != "file"
         if are_rows:
             origin = f"{spec.kind}:{spec.n}" + (f", seed {seed}" if spec.kind != "first" else "")
@@ -144,5 +147,5 @@ def _locate(
         found = copy_in(CATALOG["msmarco"], directory)
         if found is not None:
             # The column is found by itself: a set of this shape need not be this set.
-            return open_source(found.files, column), Located(found.query_files), None
+            return open_source(found.files, column), on_disk(found.query_files), None
     return open_source(where, column), Located(), None
