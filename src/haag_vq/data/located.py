@@ -10,6 +10,7 @@ from haag_vq.data.catalog import CatalogEntry, find_local_copy
 from haag_vq.errors import ReadError, SourceNotFoundError
 from haag_vq.hub import (
     HubFile,
+    Pin,
     RemoteFile,
     Repository,
     StagedFile,
@@ -56,10 +57,10 @@ class Located:
         return bool(self.files)
 
     @property
-    def revision(self) -> tuple[str, str, str] | None:
-        """(repository, revision, commit); None for a copy that tells no commit."""
+    def pin(self) -> Pin | None:
+        """Revision and commit; None for a copy outside of the Hub's cache."""
         found = self.found
-        return None if found is None else (found.repo, found.revision, found.sha)
+        return None if found is None else Pin(found.repo, found.revision, found.sha)
 
     def open(self, column: str | None) -> VectorSource:
         """Open them as one source; headers and footers are read."""

@@ -61,6 +61,19 @@ class HubFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """The commit that a revision was when a dataset was opened."""
+
+    repo: str
+    revision: str
+    """What was asked for: a branch, a tag or a commit."""
+    sha: str
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.sha}"
+
+
+@dataclass(frozen=True, slots=True)
 class Repository:
     """The files of a repository at one commit that make up a dataset."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from haag_vq.errors import DataError, ReadError, SourceNotFoundError, UsageError
 from haag_vq.hub import cached
 from haag_vq.hub.cached import CacheDir
-from haag_vq.hub.files import HubFile, Repository, endpoint, is_offline
+from haag_vq.hub.files import HubFile, Pin, Repository, endpoint, is_offline
 from haag_vq.hub.splits import CARD, names_of_split
 from haag_vq.hub.transport import read_range
 from haag_vq.sources.open import has_vector_suffix
@@ -142,6 +142,26 @@ def resolve_cached(
         return None
     found = _chosen(repo, revision, listing, config, split, tuple(patterns), cache_dir)
     return replace(found, from_cache=True)
+
+
+def moved_since(pin: Pin) -> str:
+    """Say that a revision has moved since it was opened; '' if not, or if that cannot be told."""
+    if is_offline() or pin.revision == pin.sha:
+        return ""
+    from huggingface_hub import HfApi, get_token
+
+    try:
+        with _explained(pin.repo, pin.revision):
+            api = HfApi(endpoint=endpoint(), token=get_token() or False)
+            now = str(api.dataset_info(pin.repo, revision=pin.revision).sha)
+    except (ReadError, SourceNotFoundError):
+        return ""
+    if now == pin.sha:
+        return ""
+    return (
+        f"{pin.revision} of {pin.repo} has moved to commit {now} since it was opened; this run "
+        f"kept commit {pin.sha}."
+    )
 
 
 def how_to_fetch(
