@@ -104,8 +104,9 @@ def _what_was_compared(prefix: GroundTruth, n_heads: I64) -> str:
     without = f"; {n_without:,} queries have none there" if n_without else ""
     return (
         f"A is of the first {prefix.n_rows:,} rows, B of the whole base: only B's "
-        f"{n_heads.sum():,} neighbours among these rows were compared, of {n_heads.size * prefix.k:,} places of A, "
-        f"with the heads of A's lists{without}. The rest of A is not checked"
+        f"{n_heads.sum():,} neighbours among these rows were compared, of "
+        f"{n_heads.size * prefix.k:,} places of A, with the heads of A's lists{without}. "
+        "The rest of A is not checked"
     )
 
 

@@ -108,21 +108,21 @@ def _stage_on_workers(
     found: Repository, home: Path, workers: Workers, progress: Progress | None
 ) -> None:
     """One task a file; what is told of it is seen on disk."""
-    import dask
+    from dask.delayed import Delayed
 
     group = f"stage-{found.sha[:8]}-{os.urandom(4).hex()}"
     graph: dict[Any, Any] = {
         (group, i): (_stage_file, file, home) for i, file in enumerate(found.files)
     }
     graph[f"{group}-all"] = list(graph)
-    everything = dask.delayed.Delayed(f"{group}-all", graph)
+    everything = Delayed(f"{group}-all", graph)
 
     def tell(n_files: int) -> None:
         if progress is not None:
             progress(_bytes_there(found.files, home), n_files)
 
     run(everything, workers, group, len(found.files), tell)
-    absent = [file for file in found.files if not (home / "blobs" / file.blob).exists()]
+    absent = [file for file in found.files if not _is_there(file, home)]
     if absent:
         raise ClusterError(
             f"workers staged {absent[0].path} in {home}, and it is not there on this machine: "
@@ -171,7 +171,7 @@ def _check_space(found: Repository, home: Path) -> None:
     missing = 0
     for file in found.files:
         blob = home / "blobs" / file.blob
-        if not blob.exists():
+        if not _is_there(file, home):
             missing += file.size_bytes - min(file.size_bytes, _size(_part_of(blob)))
     free = shutil.disk_usage(home).free
     if missing > free:
@@ -185,9 +185,9 @@ def _stage_file(file: HubFile, home: Path, counter: _Counter | None = None) -> N
     """Bring one file unless it is there, and link it into its snapshot."""
     counter = counter or _Counter()
     blob = home / "blobs" / file.blob
-    if not blob.exists():
+    if not _is_there(file, home):
         with _alone(home.parent / ".locks" / home.name / f"{file.blob}.lock"):
-            if blob.exists():
+            if _is_there(file, home):
                 counter.add(file.size_bytes)
             else:
                 _bring(file, blob, counter)
@@ -272,6 +272,12 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _is_there(file: HubFile, home: Path) -> bool:
+    """Whether its content is there; a blob that was cut since is brought anew."""
+    blob = home / "blobs" / file.blob
+    return blob.exists() and _size(blob) == file.size_bytes
 
 
 def _part_of(blob: Path) -> Path:
