@@ -56,7 +56,9 @@ def test_a_catalogued_set_comes_with_its_queries(
     assert_array_equal(dataset.queries, queries)
 
 
-def test_workers_bring_a_file_each(live: Hub, program: Run, tmp_path: Path) -> None:
+def test_workers_bring_a_file_each(
+    live: Hub, program: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_msmarco(live.root)
     where = f"hf://datasets/{MSMARCO}/passages_npy/*.npy"
     done = program(*FETCH, where, "--workers", "2", "--json")
@@ -65,6 +67,8 @@ def test_workers_bring_a_file_each(live: Hub, program: Run, tmp_path: Path) -> N
     assert_none_twice(live)
     # The same under a client that is connected already.
     live.log.clear()
+    # Not by the threads of this process.
+    monkeypatch.delattr(sys.modules["haag_vq.hub.stage"], "_stage_in_threads")
     with connect("local", jobs=2):
         dataset = open_dataset(where, streaming=False, cache_dir=tmp_path / "other")
         assert dataset.n_rows == 201
