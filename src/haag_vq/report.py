@@ -30,6 +30,7 @@ def truth_facts(truth: GroundTruth, out: str) -> dict[str, Any]:
         "dataset": truth.dataset,
         "query_source": truth.query_source,
         "excluded_self": truth.excluded_self,
+        "commit": truth.commit,
     }
     if truth.findings is not None:
         found = asdict(truth.findings)
@@ -57,6 +58,8 @@ def truth_table(truth: GroundTruth, out: str) -> Rows:
         ("base", f"{truth.n_rows:,} × {truth.dim}"),
         ("queries", f"{truth.n_queries:,}, k={truth.k}, {truth.metric}{self_left_out}"),
     ]
+    if truth.commit:
+        rows.insert(1, ("commit", truth.commit))
     if truth.run is not None:
         run = truth.run
         reused = f"; {run.n_reused_rows:,} rows were there" if run.n_reused_rows else ""

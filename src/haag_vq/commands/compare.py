@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from haag_vq.commands.base import add_base, open_base_of
-from haag_vq.groundtruth.compare import compare
-from haag_vq.groundtruth.result import load_ground_truth
+from haag_vq.commands.truths import PUBLISHED, load_truth
+from haag_vq.errors import UsageError
+from haag_vq.groundtruth import compare, compare_heads, is_of_prefix
 from haag_vq.report import Rows
 
 NAME = "compare"
@@ -18,7 +19,9 @@ HELP = "compare two ground truths: ties, misordering within float32 error, error
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the two files and the vectors that settle where they differ."""
     parser.add_argument("a", metavar="A", help="ground truth: .hdf5, .npz or .ibin")
-    parser.add_argument("b", metavar="B", help="another of the same queries and base")
+    parser.add_argument(
+        "b", metavar="B", help="another of the same queries and base; or published:msmarco"
+    )
     parser.add_argument(
         "--metric", choices=("l2", "ip", "cosine"), help="of files that do not say: .ibin"
     )
@@ -27,9 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     """Compare; that they differ is a finding, told by the facts and by the exit code."""
-    a, b = (load_ground_truth(path, args.metric) for path in (args.a, args.b))
-    found = compare(a, b, base=open_base_of(args))
+    if args.a.startswith(PUBLISHED):
+        raise UsageError(f"{args.a} is to be B, what is held against it A: exchange the two.")
+    a, b = (load_truth(text, args) for text in (args.a, args.b))
+    heads_only = args.b.startswith(PUBLISHED) and is_of_prefix(a, b)
+    found = (compare_heads if heads_only else compare)(a, b, base=open_base_of(args))
     facts = {"agree": found.agree, "verdict": found.verdict, "a": args.a, "b": args.b}
+    facts["heads_only"] = heads_only
     return facts | asdict(found), found.rows()
 
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from haag_vq.commands.arguments import positive
 from haag_vq.commands.base import add_base, open_base_of
+from haag_vq.commands.truths import PUBLISHED, load_truth
+from haag_vq.errors import UsageError
 from haag_vq.groundtruth.recall import recall
-from haag_vq.groundtruth.result import GroundTruth, load_ground_truth
+from haag_vq.groundtruth.result import GroundTruth
 from haag_vq.groundtruth.results import SearchResult, read_results
 from haag_vq.report import Rows
 
@@ -27,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "result", metavar="RESULT", help="ids: .npz, .npy, .ibin, .ivecs or .hdf5, best first"
     )
-    parser.add_argument("truth", metavar="TRUTH", help="ground truth: .hdf5, .npz or .ibin")
+    parser.add_argument(
+        "truth",
+        metavar="TRUTH",
+        help="ground truth: .hdf5, .npz or .ibin; or published:msmarco (whole base only)",
+    )
     parser.add_argument(
         "--k", type=_several, metavar="K,K,…", help="as 1,10,100 (default: those that there are)"
     )
@@ -40,11 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     """Read both files and score the result at each k."""
     result = read_results(args.result)
-    truth = load_ground_truth(args.truth, args.metric)
+    truth = load_truth(args.truth, args)
     most = min(result.ids.shape[1], truth.k)
     wanted = args.k or [k for k in USUAL_K if k <= most] or [most]
     claims = _claims(result, truth, args.truth)
     base = open_base_of(args)
+    if args.truth.startswith(PUBLISHED) and base is not None:
+        _check_whole(base.n_rows, truth, args.truth)
     reports = [recall(result.ids, truth, k, result_distances=claims, base=base) for k in wanted]
     facts = {
         "result": args.result,
@@ -83,6 +91,18 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
         ),
     )
     return facts, rows + [("note", f"{n:,} {what}") for n, what in notes if n]
+
+
+def _check_whole(n_rows: int, truth: GroundTruth, name: str) -> None:
+    """Raise UsageError where a prefix is to be scored by neighbours in the whole base."""
+    most = int(truth.ids.max(initial=-1))
+    if n_rows <= most:
+        raise UsageError(
+            f"{name} holds neighbours in the whole base (up to row {most:,}), the base given has "
+            f"{n_rows:,} rows: most of them are not in it, and recall against them would mean "
+            "nothing. Make the prefix's own truth with `haag-vq ground-truth`; `haag-vq compare` "
+            "holds its heads against the published ones."
+        )
 
 
 def _claims(result: SearchResult, truth: GroundTruth, path: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from typing import Any
 
 from haag_vq.commands.arguments import (
@@ -21,6 +22,7 @@ from haag_vq.errors import UsageError
 from haag_vq.groundtruth import check_suffix, ground_truth, search_rows
 from haag_vq.groundtruth.inputs import choose_metric, ends_of
 from haag_vq.groundtruth.rows import rows_of
+from haag_vq.hub import moved_since
 from haag_vq.memory import format_bytes, parse_bytes
 from haag_vq.planning import SearchJob, local_site, this_process
 from haag_vq.report import Rows
@@ -92,6 +94,9 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
             chunk_size=args.chunk_size,
             progress=not args.quiet,
         )
+    moved = moved_since(dataset.pin) if dataset.pin else ""
+    if moved:
+        warnings.warn(moved, stacklevel=1)
     return save_truths(truths, outs)
 
 

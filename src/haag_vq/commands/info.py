@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
         "n_queries": dataset.query_source.n_rows if dataset.query_source else 0,
         "metric": dataset.metric,
         "fingerprint": dataset.fingerprint,
+        "commit": dataset.commit,
         "allowance_bytes": allowance.bytes,
     }
     fits = dataset.nbytes + source.scratch_bytes < allowance.bytes
@@ -56,4 +57,6 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
         ),
         ("fingerprint", dataset.fingerprint),
     ]
+    if dataset.pin is not None:
+        rows.append(("commit", f"{dataset.commit} ({dataset.pin.revision})"))
     return facts, rows

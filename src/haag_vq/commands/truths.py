@@ -7,8 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from haag_vq.groundtruth import GroundTruth
+from haag_vq.data import load_published_truth
+from haag_vq.errors import UsageError
+from haag_vq.groundtruth import GroundTruth, load_ground_truth
 from haag_vq.report import Rows, truth_facts, truth_table
+
+# Before the name of a set or of a file whose publisher's own neighbours are meant.
+PUBLISHED = "published:"
+
+
+def load_truth(text: str, args: argparse.Namespace) -> GroundTruth:
+    """Load a file of ground truth, or what ``published:msmarco`` or ``published:FILE`` names."""
+    if not text.startswith(PUBLISHED):
+        return load_ground_truth(text, args.metric)
+    truth = load_published_truth(
+        text.removeprefix(PUBLISHED), args.cache_dir, args.streaming, args.revision
+    )
+    if args.metric not in (None, truth.metric):
+        raise UsageError(f"{text} is of {truth.metric}, --metric {args.metric} was given.")
+    return truth
 
 
 def prefix_list(text: str) -> list[int | None]:

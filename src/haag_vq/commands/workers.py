@@ -8,16 +8,21 @@ from haag_vq.cluster import Connection, connect
 from haag_vq.commands.arguments import positive, size
 from haag_vq.errors import UsageError
 
+LOCAL = "local, processes of this machine"
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Add --cluster and what goes with it, and the options of local workers."""
+
+def add_workers(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """Add --cluster and what goes with it, and the options of local workers.
+
+    Without `otherwise`, which says who works then, ``--cluster`` is ``local`` by default.
+    """
     group = parser.add_argument_group("workers")
     group.add_argument(
         "--cluster",
-        default="local",
+        default=None if otherwise else "local",
         metavar="NAME",
         help="a Slurm profile (`haag-vq cluster list`), the path of one, or the address or "
-        "connection file of a scheduler (default: local, processes of this machine)",
+        f"connection file of a scheduler (default: {otherwise or LOCAL})",
     )
     group.add_argument("--jobs", type=positive, help="of Slurm: jobs (default: 1)")
     add_settings(group)
@@ -46,7 +51,7 @@ def connect_workers(args: argparse.Namespace) -> Connection:
     UsageError
         If options of local workers are mixed with those of Slurm.
     """
-    if args.cluster == "local":
+    if args.cluster in (None, "local"):
         if args.jobs is not None or args.settings:
             raise UsageError("--jobs and --set go with --cluster; local processes are --workers.")
         return connect("local", jobs=args.workers, memory_limit=args.memory_limit)

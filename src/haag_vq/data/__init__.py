@@ -12,6 +12,7 @@ from haag_vq.data.dbpedia_loader import (
     load_dbpedia_openai_3072,
 )
 from haag_vq.data.loading import open_dataset
+from haag_vq.data.published import load_published_truth
 from haag_vq.data.synthetic import load_dummy_dataset
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "load_dbpedia_openai_1536_100k",
     "load_dbpedia_openai_3072",
     "load_dummy_dataset",
+    "load_published_truth",
     "open_dataset",
 ]

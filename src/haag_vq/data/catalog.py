@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from haag_vq.errors import DataError, SourceNotFoundError, UsageError
+from haag_vq.hub import hub_cache
+from haag_vq.hub.cached import has_listing
 from haag_vq.sources import Metric
 from haag_vq.sources.open import natural_key
 
@@ -122,7 +124,9 @@ def find_local_copy(
     cache_dir : path-like, optional
         Looked at in this order: the repository itself, ``organisation/name`` and ``name`` below
         it, and the Hub client's cache (``datasets--organisation--name/snapshots/…``). By
-        default the Hub client's own cache (HF_HUB_CACHE, HF_HOME).
+        default the Hub client's own cache (HF_HUB_CACHE, HF_HOME). Snapshots that were staged
+        by us are not looked at: of them it is known what else they should have
+        (`data.located`).
 
     Raises
     ------
@@ -131,7 +135,7 @@ def find_local_copy(
     DataError
         If shards are missing between others.
     """
-    root = Path(os.path.expanduser(os.fspath(cache_dir))) if cache_dir else _hub_cache()
+    root = Path(os.path.expanduser(os.fspath(cache_dir))) if cache_dir else hub_cache()
     candidates = _candidates(entry, root)
     for directory in candidates:
         copy = copy_in(entry, directory)
@@ -141,8 +145,8 @@ def find_local_copy(
     looked = ", ".join(str(directory) for directory in candidates)
     raise SourceNotFoundError(
         f"no local copy of {entry.name} ({entry.repository}) with {' or '.join(entry.patterns)}. "
-        f"Looked in: {looked}. Fetch one on a machine with internet, "
-        f"for example with: hf download {entry.repository} --repo-type dataset "
+        f"Looked in: {looked}. Fetch one on a machine with internet: haag-vq fetch {entry.name} "
+        f"--cache-dir {root}, or: hf download {entry.repository} --repo-type dataset "
         f"--include '{entry.patterns[0]}' --local-dir {root / entry.repository.split('/')[1]}"
     )
 
@@ -188,7 +192,11 @@ def _candidates(entry: CatalogEntry, root: Path) -> list[Path]:
 def _snapshots(home: Path) -> list[Path]:
     """Snapshots in a repository's folder of the Hub cache: the one `main` names, then by age."""
     found = sorted(
-        (path for path in (home / "snapshots").glob("*") if path.is_dir()),
+        (
+            path
+            for path in (home / "snapshots").glob("*")
+            if path.is_dir() and not has_listing(home, path.name)
+        ),
         key=lambda path: path.stat().st_mtime,
         reverse=True,
     )
@@ -197,14 +205,6 @@ def _snapshots(home: Path) -> list[Path]:
     except OSError:
         return found
     return [path for path in [named] if path in found] + [p for p in found if p != named]
-
-
-def _hub_cache() -> Path:
-    explicit = os.environ.get("HF_HUB_CACHE")
-    if explicit:
-        return Path(os.path.expanduser(explicit))
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    return Path(os.path.expanduser(home)) / "hub"
 
 
 def _check_numbers(entry: CatalogEntry, files: Sequence[str]) -> None:

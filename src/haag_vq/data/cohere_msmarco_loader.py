@@ -78,5 +78,5 @@ def load_cohere_msmarco_queries(
         As for `load_cohere_msmarco_passages`.
     """
     options = HubOptions(streaming=streaming, cache_dir=cache_dir)
-    source, _ = open_entry(look_up("msmarco-queries"), None, options)
+    source, _, _ = open_entry(look_up("msmarco-queries"), None, options)
     return read_array(limited(source, limit))

@@ -14,6 +14,7 @@ from haag_vq.data.queries import as_rows, limited
 from haag_vq.data.sampling import sample_rows
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import ground_truth
+from haag_vq.hub import Pin
 from haag_vq.memory import format_bytes
 from haag_vq.sources import (
     Metric,
@@ -45,6 +46,8 @@ class VectorDataset:
         The queries are rows of the files that `source` reads, not of files of their own.
     query_origin : str
         Where the queries come from, in words; their files where it is not said.
+    pin : Pin, optional
+        Commit of the Hub that the base is, and what it was asked for by.
 
     Notes
     -----
@@ -61,6 +64,7 @@ class VectorDataset:
         chunk_bytes: int = DEFAULT_CHUNK_BYTES,
         queries_are_rows: bool = False,
         query_origin: str = "",
+        pin: Pin | None = None,
     ) -> None:
         if queries is not None and queries.dim != source.dim:
             raise UsageError(
@@ -71,6 +75,7 @@ class VectorDataset:
         self.name = name
         self.metric = None if metric is None else check_metric(metric)
         self.query_source = queries
+        self.pin = pin
         self._chunk_bytes = chunk_bytes
         self._queries_are_rows = queries_are_rows
         files = queries.files[:3] if queries is not None and not queries_are_rows else ()
@@ -100,6 +105,11 @@ class VectorDataset:
     def fingerprint(self) -> str:
         """Identity of the base's content."""
         return self.source.fingerprint
+
+    @property
+    def commit(self) -> str:
+        """organisation/name@commit of a base of the Hub; '' for other files."""
+        return "" if self.pin is None else str(self.pin)
 
     @cached_property
     def vectors(self) -> da.Array:
@@ -204,6 +214,7 @@ class VectorDataset:
             self._chunk_bytes,
             self._queries_are_rows,
             self.query_origin,
+            self.pin,
         )
 
     def stored_rows(self, ids: Any) -> I64:
@@ -226,6 +237,7 @@ class VectorDataset:
             self._chunk_bytes,
             self._queries_are_rows,
             self.query_origin,
+            self.pin,
         )
 
     def __repr__(self) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from haag_vq.arrays import DEFAULT_CHUNK_BYTES
 from haag_vq.data.catalog import CATALOG, CatalogEntry, copy_in
 from haag_vq.data.dataset import VectorDataset
-from haag_vq.data.located import HubOptions, Located, locate_entry, locate_on_hub
+from haag_vq.data.located import HubOptions, Located, locate_entry, locate_on_hub, on_disk
 from haag_vq.data.queries import QuerySpec, limited, split_queries
 from haag_vq.errors import UsageError
-from haag_vq.hub import parse_address
+from haag_vq.hub import Pin, parse_address
 from haag_vq.memory import parse_bytes
 from haag_vq.sources import Metric, PrefixSource, SyntheticSource, VectorSource, open_source
 
@@ -75,7 +75,8 @@ def open_dataset(
         looked for.
     streaming : bool
         Read a Hub dataset by ranges where it is (nothing on disk); otherwise its files are staged
-        to `cache_dir` first, whole and verified. A copy on disk is used in either case.
+        to `cache_dir` first, whole and verified: with `limit`, those that hold these rows. A copy
+        on disk is used in either case.
 
     Returns
     -------
@@ -88,11 +89,13 @@ def open_dataset(
     ReadError
         If the Hub fails.
     """
-    options = HubOptions(config, split, revision, streaming, cache_dir)
-    source, own_queries, entry = _locate(os.fspath(where), column, options)
+    spec = None if queries is None else QuerySpec.parse(queries)
+    # Held-out rows are drawn from the whole set.
+    needed = limit if spec is None or spec.kind != "holdout" else None
+    options = HubOptions(config, split, revision, streaming, cache_dir, needed)
+    source, own_queries, pin, entry = _locate(os.fspath(where), column, options)
     base, query_source, are_rows, origin = source, None, False, ""
-    if queries is not None:
-        spec = QuerySpec.parse(queries)
+    if spec is not None:
         are_rows = spec.kind != "file"
         if are_rows:
             origin = f"{spec.kind}:{spec.n}" + (f", seed {seed}" if spec.kind != "first" else "")
@@ -109,21 +112,21 @@ def open_dataset(
     name = entry.name if entry else str(where)
     own_metric = metric or (entry.metric if entry else None)
     block_bytes = parse_bytes(chunk_size)
-    return VectorDataset(base, name, query_source, own_metric, block_bytes, are_rows, origin)
+    return VectorDataset(base, name, query_source, own_metric, block_bytes, are_rows, origin, pin)
 
 
 def open_entry(
     entry: CatalogEntry, column: str | None, options: HubOptions
-) -> tuple[VectorSource, Located]:
-    """Open the vectors of a catalogued set; also where its own queries are."""
+) -> tuple[VectorSource, Located, Pin | None]:
+    """Open the vectors of a catalogued set; also where its own queries are, and its commit."""
     vectors, queries = locate_entry(entry, options)
-    return vectors.open(column or entry.column), queries
+    return vectors.open(column or entry.column), queries, vectors.pin
 
 
 def _locate(
     where: str, column: str | None, options: HubOptions
-) -> tuple[VectorSource, Located, CatalogEntry | None]:
-    """Open vectors by name or path; also the set's own queries, and its entry."""
+) -> tuple[VectorSource, Located, Pin | None, CatalogEntry | None]:
+    """Open vectors by name or path; also the set's own queries, its commit, and its entry."""
     if where in CATALOG and not os.path.exists(where):
         return *open_entry(CATALOG[where], column, options), CATALOG[where]
     synthetic = _SYNTHETIC.fullmatch(where)
@@ -131,18 +134,18 @@ def _locate(
         n_rows, dim, seed = (int(n or 0) for n in synthetic.groups())
         if not n_rows or not dim:
             raise UsageError(f"{where!r}: rows and dimension must be at least 1.")
-        return SyntheticSource(n_rows, dim, seed), Located(), None
+        return SyntheticSource(n_rows, dim, seed), Located(), None, None
     address = parse_address(where)
     if address is not None:
         repo, revision, pattern = address
         if revision is not None:
             options = replace(options, revision=revision)
-        patterns = (pattern,) if pattern else ()
-        return locate_on_hub(repo, options, patterns).open(column), Located(), None
+        found = locate_on_hub(repo, options, (pattern,) if pattern else ())
+        return found.open(column), Located(), found.pin, None
     directory = Path(os.path.expanduser(where))
     if directory.is_dir():
-        found = copy_in(CATALOG["msmarco"], directory)
-        if found is not None:
+        copy = copy_in(CATALOG["msmarco"], directory)
+        if copy is not None:
             # The column is found by itself: a set of this shape need not be this set.
-            return open_source(found.files, column), Located(found.query_files), None
-    return open_source(where, column), Located(), None
+            return open_source(copy.files, column), on_disk(copy.query_files), None, None
+    return open_source(where, column), Located(), None, None

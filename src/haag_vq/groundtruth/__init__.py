@@ -4,6 +4,7 @@ from haag_vq.groundtruth.compare import compare
 from haag_vq.groundtruth.comparison import Comparison
 from haag_vq.groundtruth.finish import Findings
 from haag_vq.groundtruth.formats import check_suffix
+from haag_vq.groundtruth.heads import compare_heads, is_of_prefix
 from haag_vq.groundtruth.recall import RecallReport, recall
 from haag_vq.groundtruth.result import GroundTruth, RunReport, load_ground_truth
 from haag_vq.groundtruth.rows import RowsReport, merge_checkpoint, search_rows
@@ -18,7 +19,9 @@ __all__ = [
     "RunReport",
     "check_suffix",
     "compare",
+    "compare_heads",
     "ground_truth",
+    "is_of_prefix",
     "load_ground_truth",
     "merge_checkpoint",
     "recall",

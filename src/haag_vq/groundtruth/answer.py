@@ -68,4 +68,5 @@ def answer(
         findings,
         software_versions(),
         run,
+        question.commit,
     )

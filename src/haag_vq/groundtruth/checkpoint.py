@@ -31,7 +31,13 @@ from haag_vq.groundtruth.attempts import note_paths
 from haag_vq.groundtruth.cover import cover, covered
 from haag_vq.groundtruth.intervals import Span, interval_path, list_intervals, read_interval
 from haag_vq.groundtruth.lock import briefly_alone, locked
-from haag_vq.groundtruth.manifest import Manifest, agreed, read_manifest, write_manifest
+from haag_vq.groundtruth.manifest import (
+    Manifest,
+    agreed,
+    moved_text,
+    read_manifest,
+    write_manifest,
+)
 from haag_vq.memory import format_bytes
 
 F32 = NDArray[np.float32]
@@ -54,9 +60,10 @@ _TEMPORARY = (
 class Checkpoint:
     """An open checkpoint; `open_checkpoint` makes one."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, commit: str = "") -> None:
         self.directory = directory
         self.manifest = manifest
+        self._commit = commit
 
     def spans(self) -> list[Span]:
         """List the rows of the finished intervals, from the directory alone."""
@@ -97,10 +104,11 @@ class Checkpoint:
                 continue
             now = fingerprint_of(*span)
             if found[1] != now:
+                moved = moved_text(self.manifest.commit, self._commit)
                 raise UsageError(
                     f"{self.directory} holds rows {span[0]:,}:{span[1]:,} of another base: their "
-                    f"fingerprint was {found[1]}, it is {now} now. Take another directory, or "
-                    "remove this one to begin anew."
+                    f"fingerprint was {found[1]}, it is {now} now. {moved}Take another directory, "
+                    "or remove this one to begin anew."
                 )
             sound.append(span)
         return sound
@@ -192,7 +200,7 @@ def open_checkpoint(
         # Tasks that share the directory begin at once: one makes it, the others find it made.
         with briefly_alone(home):
             manifest = _entered(home, asked, xq, query_rows, is_alone)
-        yield Checkpoint(home, manifest)
+        yield Checkpoint(home, manifest, asked.commit)
 
 
 @contextmanager

@@ -50,6 +50,8 @@ class Question:
     """Where the queries come from, in words."""
     query_rows: I64 | None
     """(nq,) rows of the base's files that the queries were, where they are known to be."""
+    commit: str = ""
+    """Of the Hub, that the base is: organisation/name@commit."""
 
     @property
     def width(self) -> int:
@@ -136,6 +138,7 @@ def read_inputs(
         str(getattr(base, "name", "")),
         str(getattr(base, "query_origin", "")) if own else _origin(queries),
         getattr(base, "query_rows", None) if own else None,
+        str(getattr(base, "commit", "")),
     )
     return Inputs(question, target, ends)
 

@@ -35,6 +35,8 @@ class Manifest:
     rows_are_stored_rows: bool = True
     """Row numbers of the base are those of its files: none was left out before."""
     software: dict[str, str] = field(default_factory=dict)
+    commit: str = ""
+    """Of the Hub, that the base was when the job began: organisation/name@commit."""
 
     @property
     def n_rows(self) -> int:
@@ -61,10 +63,24 @@ def agreed(home: Path, known: Manifest, asked: Manifest) -> Manifest:
     if asked.width > known.width:
         wrong.append(f"k was {known.k}, {asked.k} is asked (a smaller one could be had)")
     if wrong:
-        raise UsageError(f"{home} is the checkpoint of another job: {'; '.join(wrong)}. {_REMEDY}")
+        moved = moved_text(known.commit, asked.commit)
+        raise UsageError(
+            f"{home} is the checkpoint of another job: {'; '.join(wrong)}. {moved}{_REMEDY}"
+        )
     cuts = tuple(sorted({*known.cuts, *asked.cuts}))
     whole = asked if asked.n_rows >= known.n_rows else known
     return replace(known, cuts=cuts, base_fingerprint=whole.base_fingerprint)
+
+
+def moved_text(began: str, now: str) -> str:
+    """Say, where a base of the Hub may differ because its revision moved, what would mend it."""
+    if began == now or not began:
+        return ""
+    what = now or "a copy whose commit is not known"
+    return (
+        f"The job began with commit {began}, now it is given {what}: to go on, open the base as "
+        f"it was, with --revision {began.rpartition('@')[2]} (revision=). "
+    )
 
 
 def read_manifest(home: Path) -> Manifest | None:

@@ -72,6 +72,8 @@ class GroundTruth:
     software: dict[str, str] = field(default_factory=dict)
     """Versions of what computed it."""
     run: RunReport | None = None
+    commit: str = ""
+    """Of the Hub, that the base was: organisation/name@commit; '' for other files."""
 
     @property
     def k(self) -> int:
@@ -99,6 +101,7 @@ class GroundTruth:
             "query_source": self.query_source,
             "excluded_self": self.excluded_self,
             "software": self.software,
+            "commit": self.commit,
         }
         if self.findings is not None:
             attributes["findings"] = asdict(self.findings)
@@ -166,6 +169,7 @@ def load_ground_truth(path: str | os.PathLike[str], metric: Metric | None = None
         bool(truth.attributes.get("excluded_self", False)),
         _findings(truth.attributes.get("findings"), path),
         dict(truth.attributes.get("software", {})),
+        commit=str(truth.attributes.get("commit", "")),
     )
 
 

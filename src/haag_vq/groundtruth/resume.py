@@ -84,6 +84,7 @@ def manifest_of(inputs: Inputs, base_fingerprint: str) -> Manifest:
         inputs.question.query_source,
         plain,
         software_versions(),
+        inputs.question.commit,
     )
 
 

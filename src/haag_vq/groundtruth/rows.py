@@ -193,6 +193,7 @@ def merge_checkpoint(
             manifest.dataset,
             manifest.query_source,
             query_rows,
+            manifest.commit,
         )
         if question.queries_sha256 != manifest.queries_sha256:
             raise DataError(f"{opened.directory}/queries.npy is not what the job began with.")

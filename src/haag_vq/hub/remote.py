@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,9 +54,5 @@ class RemoteFile:
         yield RemoteReader(self.file)
 
     def fingerprint(self, layout: str) -> str:
-        """Hex digest of the content's digest and `layout`. Nothing is read.
-
-        It differs from that of a copy on disk, which knows no digest of all its bytes.
-        """
-        identity = self.file.sha256 or f"{self.file.repo}@{self.file.sha}/{self.file.name}"
-        return hashlib.sha256(f"hub:{identity}:{layout}".encode()).hexdigest()[:32]
+        """`HubFile.fingerprint`: the same as that of the staged file. Nothing is read."""
+        return self.file.fingerprint(layout)

@@ -8,16 +8,19 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from haag_vq.atomic import written_whole
-from haag_vq.errors import DataError, WriteError
+from haag_vq.errors import ClusterError, DataError, WriteError
+from haag_vq.hub.cached import CacheDir, has_listing, home_of, is_whole, path_of, write_listing
 from haag_vq.hub.files import HubFile, Repository
+from haag_vq.hub.splits import CARD
 from haag_vq.hub.transport import read_range
+from haag_vq.workers import Workers, current_workers, run
 
 # What one request brings; a file that is interrupted loses no more than that. Arbitrary.
 PIECE_BYTES = 8 << 20
@@ -27,28 +30,27 @@ STAGE_THREADS = 4
 TRIES = 2
 
 
-def hub_cache(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Directory of staged files: the one given, else HF_HUB_CACHE, else that of HF_HOME."""
-    chosen = cache_dir or os.environ.get("HF_HUB_CACHE")
-    if not chosen:
-        chosen = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
-    return Path(os.path.expanduser(os.fspath(chosen))).absolute()
+Progress = Callable[[int, int], None]
 
 
 def stage(
     found: Repository,
-    cache_dir: str | os.PathLike[str] | None = None,
-    progress: Callable[[int], None] | None = None,
+    cache_dir: CacheDir = None,
+    progress: Progress | None = None,
 ) -> list[str]:
-    """Bring a repository's files to disk, those that are not there.
+    """Bring a repository's files to disk, those that are not there, and its card.
+
+    On a connected Dask client each file is brought by one of its workers, otherwise by threads
+    of this process.
 
     Parameters
     ----------
     found : Repository
     cache_dir : path-like, optional
         Laid out as the Hub client's cache, so that its downloads are used and it uses these.
+        Workers on other machines must see it.
     progress : callable, optional
-        Called with the number of bytes that are there, from one thread at a time.
+        Called with the numbers of bytes and of files that are there, from one thread at a time.
 
     Returns
     -------
@@ -63,58 +65,113 @@ def stage(
         If a file's digest is not the one that the Hub lists, twice.
     ReadError, FileChangedError, SourceNotFoundError
         Those of `hub.transport.read_range`. What came stays, and is not asked for again.
+    ClusterError
+        If workers are lost, or bring files to where this process does not see them.
 
     Notes
     -----
     Safe for several processes, and nodes where the file system's locks are shared: each file is
-    brought by one of them, others wait. Memory: `PIECE_BYTES` for each of `STAGE_THREADS`.
+    brought by one of them, others wait. Memory: `PIECE_BYTES` for each of `STAGE_THREADS`, or
+    for each worker.
     """
-    home = hub_cache(cache_dir) / f"datasets--{found.repo.replace('/', '--')}"
-    counter = _Counter(progress)
+    home = home_of(found.repo, cache_dir)
     try:
         (home / "blobs").mkdir(parents=True, exist_ok=True)
         _check_space(found, home)
-        with ThreadPoolExecutor(STAGE_THREADS) as pool:
-            jobs = [pool.submit(_stage_file, file, home, counter) for file in found.files]
-            try:
-                paths = [job.result() for job in jobs]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        if found.revision != found.sha:
-            reference = home / "refs" / found.revision
-            reference.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(reference) as part:
-                part.write_text(found.sha)
+        workers = current_workers()
+        if workers.client is not None:
+            _stage_on_workers(found, home, workers, progress)
+        else:
+            _stage_in_threads(found, home, progress)
+        _write_down(found, home)
     except OSError as error:
         # Our own errors have no number.
         if error.errno is None:
             raise
         raise WriteError(f"cannot stage {found.repo} in {home}: {error.strerror}.") from error
-    return paths
+    return [str(path_of(file, cache_dir)) for file in found.files]
+
+
+def _stage_in_threads(found: Repository, home: Path, progress: Progress | None) -> None:
+    counter = _Counter(progress)
+    with ThreadPoolExecutor(STAGE_THREADS) as pool:
+        jobs = [pool.submit(_stage_file, file, home, counter) for file in found.files]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _stage_on_workers(
+    found: Repository, home: Path, workers: Workers, progress: Progress | None
+) -> None:
+    """One task a file; what is told of it is seen on disk."""
+    from dask.delayed import Delayed
+
+    group = f"stage-{found.sha[:8]}-{os.urandom(4).hex()}"
+    graph: dict[Any, Any] = {
+        (group, i): (_stage_file, file, home) for i, file in enumerate(found.files)
+    }
+    graph[f"{group}-all"] = list(graph)
+    everything = Delayed(f"{group}-all", graph)
+
+    def tell(n_files: int) -> None:
+        if progress is not None:
+            progress(_bytes_there(found.files, home), n_files)
+
+    run(everything, workers, group, len(found.files), tell)
+    absent = [file for file in found.files if not _is_there(file, home)]
+    if absent:
+        raise ClusterError(
+            f"workers staged {absent[0].path} in {home}, and it is not there on this machine: "
+            "choose a cache_dir (--cache-dir) on a file system that all of them see."
+        )
+
+
+def _bytes_there(files: Sequence[HubFile], home: Path) -> int:
+    blobs = [home / "blobs" / file.blob for file in files]
+    return sum(_size(blob) or _size(_part_of(blob)) for blob in blobs)
+
+
+def _write_down(found: Repository, home: Path) -> None:
+    """Keep what the commit has, its card, and which commit the revision is."""
+    for card in (file for file in found.listing if file.name == CARD):
+        if not is_whole(card, home.parent):
+            _stage_file(card, home)
+    if found.listing and not has_listing(home, found.sha):
+        write_listing(found.listing, home, found.sha)
+    if found.revision != found.sha:
+        reference = home / "refs" / found.revision
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(reference) as part:
+            part.write_text(found.sha)
 
 
 class _Counter:
-    """Sums the bytes of files that come at the same time."""
+    """Sums the bytes of files that come at the same time, and the files."""
 
-    def __init__(self, progress: Callable[[int], None] | None) -> None:
+    def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
         self._lock = threading.Lock()
-        self._n = 0
+        self._n_bytes = 0
+        self._n_files = 0
 
-    def add(self, n_bytes: int) -> None:
-        """Count bytes that are there (negative: that had to be thrown away)."""
+    def add(self, n_bytes: int, n_files: int = 0) -> None:
+        """Count bytes that are there (negative: that had to be thrown away), and whole files."""
         with self._lock:
-            self._n += n_bytes
+            self._n_bytes += n_bytes
+            self._n_files += n_files
             if self._progress is not None:
-                self._progress(self._n)
+                self._progress(self._n_bytes, self._n_files)
 
 
 def _check_space(found: Repository, home: Path) -> None:
     missing = 0
     for file in found.files:
         blob = home / "blobs" / file.blob
-        if not blob.exists():
+        if not _is_there(file, home):
             missing += file.size_bytes - min(file.size_bytes, _size(_part_of(blob)))
     free = shutil.disk_usage(home).free
     if missing > free:
@@ -124,11 +181,13 @@ def _check_space(found: Repository, home: Path) -> None:
         )
 
 
-def _stage_file(file: HubFile, home: Path, counter: _Counter) -> str:
+def _stage_file(file: HubFile, home: Path, counter: _Counter | None = None) -> None:
+    """Bring one file unless it is there, and link it into its snapshot."""
+    counter = counter or _Counter()
     blob = home / "blobs" / file.blob
-    if not blob.exists():
+    if not _is_there(file, home):
         with _alone(home.parent / ".locks" / home.name / f"{file.blob}.lock"):
-            if blob.exists():
+            if _is_there(file, home):
                 counter.add(file.size_bytes)
             else:
                 _bring(file, blob, counter)
@@ -139,7 +198,7 @@ def _stage_file(file: HubFile, home: Path, counter: _Counter) -> str:
     # Another process may have linked it meanwhile: to the same content.
     with suppress(FileExistsError):
         link.symlink_to(os.path.relpath(blob, link.parent))
-    return str(link)
+    counter.add(0, 1)
 
 
 def _bring(file: HubFile, blob: Path, counter: _Counter) -> None:
@@ -147,7 +206,9 @@ def _bring(file: HubFile, blob: Path, counter: _Counter) -> None:
     part = _part_of(blob)
     for _ in range(TRIES):
         digest = _digest_of(file)
-        with part.open("a+b", buffering=0) as out:
+        # Not to append: where locks do not work, two that bring it write the same in one place.
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with open(fd, "r+b", buffering=0) as out:
             at = _take_up(out, file, digest, counter)
             buffer = bytearray(min(PIECE_BYTES, file.size_bytes - at))
             while at < file.size_bytes:
@@ -211,6 +272,12 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _is_there(file: HubFile, home: Path) -> bool:
+    """Whether its content is there; a blob that was cut since is brought anew."""
+    blob = home / "blobs" / file.blob
+    return blob.exists() and _size(blob) == file.size_bytes
 
 
 def _part_of(blob: Path) -> Path:
