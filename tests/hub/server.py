@@ -69,6 +69,8 @@ class Hub:
         self.commits: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.log: list[Request] = []
+        self.most_at_once = 0
+        self._at_once = 0
         self._digests: dict[tuple[str, int, int], str] = {}
         self._lock = threading.Lock()
         handler = type("BoundHandler", (_Handler,), {"hub": self})
@@ -107,6 +109,18 @@ class Hub:
                     return fault
         return None
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a request among those that are answered at one time."""
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
     def sha256(self, path: Path) -> str:
         """Digest of a file; of a file of holes above 256 MiB, of its name and size."""
         status = path.stat()
@@ -128,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing on stderr: the log is `Hub.log`."""
 
     def do_GET(self) -> None:  # noqa: N802, named by http.server
-        self._route(b"")
+        with self.hub.counted():
+            self._route(b"")
 
     def do_HEAD(self) -> None:  # noqa: N802, named by http.server
         self._route(b"")

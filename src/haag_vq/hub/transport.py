@@ -109,6 +109,9 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
         before = progress.done
         try:
             with _gate():
+                if not failures:
+                    # Its turn came: what it waited behind others is no failure.
+                    started = time.monotonic()
                 _attempt(file, offset, buffer, progress)
         except _TryAgainError as problem:
             # Bytes that came are progress: a slow, flaky line is no reason to give up.
