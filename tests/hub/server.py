@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -59,7 +60,13 @@ class Hub:
     not read. `cdn` is another server, to which files are redirected.
     """
 
-    def __init__(self, root: Path, cdn: str | None = None, latency_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        cdn: str | None = None,
+        latency_seconds: float = 0.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.root = root
         self.cdn = cdn
         self.latency_seconds = latency_seconds
@@ -76,7 +83,10 @@ class Hub:
         handler = type("BoundHandler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port = int(self._server.server_address[1])
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
     @contextmanager
     def running(self) -> Iterator[Hub]:
@@ -275,7 +285,7 @@ class _Handler(BaseHTTPRequestHandler):
                     if kind == "flip" and start == 0:
                         piece[len(piece) // 2] ^= 0xFF
                     self.wfile.write(piece)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:  # the client hung up; over TLS it may say why
             self.close_connection = True
             return None
         if kind in ("cut", "reset-midway"):
