@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -59,7 +60,13 @@ class Hub:
     not read. `cdn` is another server, to which files are redirected.
     """
 
-    def __init__(self, root: Path, cdn: str | None = None, latency_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        cdn: str | None = None,
+        latency_seconds: float = 0.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.root = root
         self.cdn = cdn
         self.latency_seconds = latency_seconds
@@ -69,12 +76,17 @@ class Hub:
         self.commits: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.log: list[Request] = []
+        self.most_at_once = 0
+        self._at_once = 0
         self._digests: dict[tuple[str, int, int], str] = {}
         self._lock = threading.Lock()
         handler = type("BoundHandler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port = int(self._server.server_address[1])
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
     @contextmanager
     def running(self) -> Iterator[Hub]:
@@ -107,6 +119,18 @@ class Hub:
                     return fault
         return None
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a request among those that are answered at one time."""
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
     def sha256(self, path: Path) -> str:
         """Digest of a file; of a file of holes above 256 MiB, of its name and size."""
         status = path.stat()
@@ -128,7 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing on stderr: the log is `Hub.log`."""
 
     def do_GET(self) -> None:  # noqa: N802, named by http.server
-        self._route(b"")
+        with self.hub.counted():
+            self._route(b"")
 
     def do_HEAD(self) -> None:  # noqa: N802, named by http.server
         self._route(b"")
@@ -260,7 +285,7 @@ class _Handler(BaseHTTPRequestHandler):
                     if kind == "flip" and start == 0:
                         piece[len(piece) // 2] ^= 0xFF
                     self.wfile.write(piece)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:  # the client hung up; over TLS it may say why
             self.close_connection = True
             return None
         if kind in ("cut", "reset-midway"):

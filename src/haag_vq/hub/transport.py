@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 import os
 import random
 import re
 import threading
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from haag_vq.errors import FileChangedError, ReadError, SourceNotFoundError, UsageError
 from haag_vq.hub.files import HubFile, is_offline
@@ -101,6 +105,7 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
             f"{file.path} is not on this machine, and HF_HUB_OFFLINE forbids to ask for it. "
             f"Fetch it where there is internet: haag-vq fetch {file.repo} --revision {file.sha}"
         )
+    _look_at_endpoint(file.endpoint)
     progress = _Progress()
     limit = _setting(DEADLINE_VARIABLE, DEFAULT_DEADLINE_SECONDS)
     started = time.monotonic()
@@ -109,6 +114,9 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
         before = progress.done
         try:
             with _gate():
+                if not failures:
+                    # Its turn came: what it waited behind others is no failure.
+                    started = time.monotonic()
                 _attempt(file, offset, buffer, progress)
         except _TryAgainError as problem:
             # Bytes that came are progress: a slow, flaky line is no reason to give up.
@@ -125,6 +133,23 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
                     f"lower {REQUESTS_VARIABLE} where many workers read."
                 ) from None
             time.sleep(wait)
+
+
+@functools.cache
+def _look_at_endpoint(endpoint: str) -> None:
+    """Warn, once, of an endpoint on whose way nothing guards the bytes: a range has no digest."""
+    where = urlsplit(endpoint)
+    host = where.hostname or ""
+    loopback = host == "localhost"
+    with suppress(ValueError):
+        loopback = ipaddress.ip_address(host).is_loopback
+    if where.scheme == "http" and not loopback:
+        warnings.warn(
+            f"{endpoint} is read without TLS: a byte that is changed on the way is not seen, and "
+            "a token can be overheard. Set HF_ENDPOINT to an https:// address, or stage the files "
+            "(streaming=False), which are verified by their digests.",
+            stacklevel=3,
+        )
 
 
 def _backoff(failures: int) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from haag_vq.errors import DataError
+from haag_vq.sources.ahead import N_JOBS, N_PIECES, Job, fetched_ahead
 from haag_vq.sources.convert import to_float32
 from haag_vq.sources.fileio import FileReader, StoredFile
 from haag_vq.sources.protocol import (
@@ -20,6 +23,12 @@ from haag_vq.sources.protocol import (
     check_span,
     check_take,
 )
+from haag_vq.sources.ranged import WINDOW_BYTES
+
+# Rows that lie one after the other in the file: first row, how many, place in the output.
+Run = tuple[int, int, int]
+# Where the rows of a piece are read to, by its runs and its slot.
+TargetOf = Callable[[list[Run], int], AnyArray]
 
 # Measured on float16 d=1024: pieces that stay in the L2 cache between the read and the
 # conversion are 13% faster than a memory map; 256 KiB to 2 MiB make no difference.
@@ -29,6 +38,9 @@ PIECE_BYTES = 1 << 20
 # The bound matters to short rows only.
 PIECE_ROWS = 4096
 RUN_BYTES = 400
+
+# What a request holds beside its target: the pieces of a body as they come, TLS, the headers.
+REQUEST_BYTES = 256 << 10
 
 
 class FixedRowSource(VectorSource):
@@ -48,8 +60,9 @@ class FixedRowSource(VectorSource):
     Notes
     -----
     Memory: one piece of about 1 MiB a read, none where whole float32 rows are stored; up to
-    1.6 MiB for the places of scattered rows. Rows are read by positioned reads, so any row is a
-    cheap place to start.
+    1.6 MiB for the places of scattered rows. Of a file that is not on a file system, `N_PIECES`
+    pieces of up to 8 MiB: one is converted while the others come. Rows are read by positioned
+    reads, so any row is a cheap place to start.
     """
 
     def __init__(
@@ -89,15 +102,28 @@ class FixedRowSource(VectorSource):
 
     @property
     def scratch_bytes(self) -> int:
-        return self._piece_rows * (self._row_bytes + RUN_BYTES)
+        run = self._piece_rows * self._row_bytes
+        taken = self._taken_rows * (self._row_bytes + RUN_BYTES)
+        piece = max(run, taken)
+        return N_PIECES * piece + N_JOBS * REQUEST_BYTES if self._is_remote else piece
 
     @property
     def _row_bytes(self) -> int:
         return self.dim * self.dtype.itemsize
 
     @property
+    def _is_remote(self) -> bool:
+        return self._stamp.local_path is None
+
+    @property
     def _piece_rows(self) -> int:
-        return min(PIECE_ROWS, max(1, PIECE_BYTES // max(1, self._row_bytes)))
+        # A request each: as large as what is fetched at once of other formats.
+        n_bytes = WINDOW_BYTES if self._is_remote else PIECE_BYTES
+        return max(1, n_bytes // max(1, self._row_bytes))
+
+    @property
+    def _taken_rows(self) -> int:
+        return min(PIECE_ROWS, self._piece_rows)
 
     def read_into(self, start: int, out: F32) -> None:
         check_read(self, start, out)
@@ -107,9 +133,10 @@ class FixedRowSource(VectorSource):
 
     def take_into(self, rows: I64, out: F32) -> None:
         check_take(self, rows, out)
-        places = range(0, len(rows), self._piece_rows)
+        piece = self._taken_rows
+        places = range(0, len(rows), piece)
         # Lazily: the runs of scattered rows take more memory than their numbers.
-        self._fill((_runs(rows, at, self._piece_rows) for at in places), out, rows)
+        self._fill((_runs(rows, at, piece) for at in places), out, rows)
 
     def narrow(self, start: int, stop: int) -> FixedRowSource:
         check_span(self, start, stop)
@@ -122,10 +149,8 @@ class FixedRowSource(VectorSource):
             self._first_row + start,
         )
 
-    def _fill(
-        self, pieces: Iterable[list[tuple[int, int, int]]], out: F32, taken: I64 | None = None
-    ) -> None:
-        """Read pieces, each a list of runs (row, n, place in `out`), convert and check each.
+    def _fill(self, pieces: Iterable[list[Run]], out: F32, taken: I64 | None = None) -> None:
+        """Read pieces, each a list of runs, convert and check each.
 
         `taken` has the row numbers (n,) where a piece is more than one run.
         """
@@ -133,29 +158,68 @@ class FixedRowSource(VectorSource):
             return
         dim = out.shape[1]
         in_place = self.dtype == np.float32 and self.dtype.isnative and dim == self.dim
+        rows = 0 if in_place else min(self._piece_rows, len(out))
         check = FiniteCheck(self._stamp.path, self.dtype)
-        scratch = None if in_place else np.empty((self._piece_rows, self.dim), self.dtype)
-        with self._stamp.opened() as reader:
-            for runs in pieces:
-                first = runs[0][2]
-                last = runs[-1][2] + runs[-1][1]
-                target: AnyArray = out[first:last] if scratch is None else scratch[: last - first]
-                for row, n, place in runs:
-                    self._read(reader, row, target[place - first : place - first + n])
-                if scratch is not None:
-                    to_float32(target[:, :dim], out[first:last])
+        scratch = [np.empty((rows, self.dim), self.dtype) for _ in range(self._n_slots(len(out)))]
+
+        def target_of(runs: list[Run], slot: int) -> AnyArray:
+            first, last = _extent(runs)
+            return out[first:last] if in_place else scratch[slot][: last - first]
+
+        with self._stamp.opened() as reader, self._fetched(reader, pieces, target_of) as fetched:
+            for runs, slot in fetched:
+                first, last = _extent(runs)
+                if not in_place:
+                    to_float32(target_of(runs, slot)[:, :dim], out[first:last])
                 numbers = runs[0][0] if taken is None else taken[first:last]
                 check.look(self._first_row + numbers, out[first:last])
         check.finish()
 
-    def _read(self, reader: FileReader, row: int, target: AnyArray) -> None:
+    def _n_slots(self, n_rows: int) -> int:
+        """How many pieces are held at once in a read of `n_rows`."""
+        return min(N_PIECES, -(-n_rows // self._piece_rows)) if self._is_remote else 1
+
+    @contextmanager
+    def _fetched(
+        self, reader: FileReader, pieces: Iterable[list[Run]], target_of: TargetOf
+    ) -> Iterator[Iterator[tuple[list[Run], int]]]:
+        """Yield an iterator over (piece, slot), each read when it is due or, if remote, before."""
+
+        def jobs_of(runs: list[Run], slot: int) -> list[Job]:
+            # Scattered rows are a request each: shared out, so that their round trips overlap.
+            target = target_of(runs, slot)
+            shares = [runs[i::N_JOBS] for i in range(min(N_JOBS, len(runs)))]
+            return [partial(self._read, reader, share, target, runs[0][2]) for share in shares]
+
+        if self._is_remote:
+            with fetched_ahead(pieces, jobs_of) as fetched:
+                yield fetched
+        else:
+            yield self._read_in_turn(reader, pieces, target_of)
+
+    def _read_in_turn(
+        self, reader: FileReader, pieces: Iterable[list[Run]], target_of: TargetOf
+    ) -> Iterator[tuple[list[Run], int]]:
+        for runs in pieces:
+            self._read(reader, runs, target_of(runs, 0), runs[0][2])
+            yield runs, 0
+
+    def _read(self, reader: FileReader, runs: list[Run], target: AnyArray, first: int) -> None:
+        """Read runs of the piece whose place in the output is `first` into its `target`."""
         if target.size == 0:
             return
-        offset = self._offset_bytes + (self._first_row + row) * self._row_bytes
-        reader.read_into(offset, target.data.cast("B"))
+        for row, n, place in runs:
+            offset = self._offset_bytes + (self._first_row + row) * self._row_bytes
+            part = target[place - first : place - first + n]
+            reader.read_into(offset, part.data.cast("B"))
 
 
-def _runs(rows: I64, at: int, n: int) -> list[tuple[int, int, int]]:
+def _extent(runs: list[Run]) -> tuple[int, int]:
+    """Places of a piece in the output: the first, and the one after its last."""
+    return runs[0][2], runs[-1][2] + runs[-1][1]
+
+
+def _runs(rows: I64, at: int, n: int) -> list[Run]:
     """Split ``rows[at:at + n]`` into runs of consecutive rows: (first row, length, place)."""
     part = rows[at : at + n]
     starts = np.concatenate(([0], np.flatnonzero(np.diff(part) != 1) + 1))

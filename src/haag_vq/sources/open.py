@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import re
@@ -20,6 +21,9 @@ PARQUET_MAGIC = b"PAR1"
 
 # Headers of many shards on a network file system: the wait is latency, not work. Arbitrary.
 OPEN_THREADS = 16
+
+# Opened files of a commit that a process keeps, some hundred bytes each.
+PINNED_KEPT = 4096
 
 _SUFFIXES = {".npy": "npy", ".parquet": "parquet", ".pq": "parquet"} | dict.fromkeys(
     BIGANN_DTYPES, "bigann"
@@ -177,11 +181,19 @@ def _kind_by_suffix(path: str) -> str:
 
 
 def _open_file(file: StoredFile, kind: str, column: str | None) -> VectorSource | None:
+    return (_open_pinned if file.local_path is None else _open_anew)(file, kind, column)
+
+
+def _open_anew(file: StoredFile, kind: str, column: str | None) -> VectorSource | None:
     if kind == "npy":
         return open_npy(file)
     if kind == "parquet":
         return open_parquet(file, column)
     return open_bigann(file)
+
+
+# A commit's file does not change, and asking for its header costs a round trip.
+_open_pinned = functools.lru_cache(maxsize=PINNED_KEPT)(_open_anew)
 
 
 def _directory_files(directory: str) -> list[str]:

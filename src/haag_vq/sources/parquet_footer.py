@@ -140,6 +140,7 @@ def _reader(stamp: StoredFile, where: Any) -> pq.ParquetFile:
         memory_map=False,
         pre_buffer=False,
         buffer_size=STREAM_BYTES,
+        page_checksum_verification=True,  # of the pages whose writer left one
     )
 
 
