@@ -63,14 +63,15 @@ def generate(home: Path, n_rows: int, dim: int, loop_rows: int) -> None:
     cuts = [round(n_rows * i / N_SHARDS) for i in range(N_SHARDS + 1)]
     twin = np.lib.format.open_memmap(home / "x.npy", "w+", np.float16, (n_rows, dim))
     for s in range(N_SHARDS):
-        _write_parquet(home / f"x-{s}.parquet", cuts[s], cuts[s + 1], dim, twin)
+        write_parquet(home / f"x-{s}.parquet", cuts[s], cuts[s + 1], dim, twin)
     del twin
     if loop_rows < n_rows:
-        _write_parquet(home / "loop.parquet", 0, loop_rows, dim, None)
+        write_parquet(home / "loop.parquet", 0, loop_rows, dim)
     (home / "done").write_text(f"{n_rows} {dim} {loop_rows}")
 
 
-def _write_parquet(path: Path, start: int, stop: int, dim: int, twin: Any) -> None:
+def write_parquet(path: Path, start: int, stop: int, dim: int, twin: Any = None) -> None:
+    """Write rows ``start:stop`` of the synthetic set as one shard, and into `twin`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

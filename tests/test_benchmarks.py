@@ -127,3 +127,14 @@ def test_a_killed_search_of_many_shards_resumes_to_the_same_bits(tmp_path: Path)
     for run in (found["resumed"], found["unbroken"]):
         assert run["peak_rss_bytes"] <= run["projected_bytes"]
     assert found["unbroken"]["projected_bytes"] == found["plan"]["projected_bytes"]
+
+
+@pytest.mark.timeout(300)
+def test_every_way_over_the_hub_loads_the_same(tmp_path: Path) -> None:
+    found = benchmark("hub.py", tmp_path, "--rows=3000", "--dim=256", "--repeat=1")
+    ways = found["ways"]
+    assert len({run["checksum"] for run in ways.values()}) == 1
+    streaming, staged = ways["ours-streaming"], ways["ours-staged"]
+    assert streaming["bytes_ratio"] <= 1.05  # footers weigh more in little data
+    assert streaming["disk_bytes"] == 0
+    assert staged["disk_bytes"] >= found["column_bytes"]
