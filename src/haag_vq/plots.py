@@ -115,11 +115,14 @@ def plot_memory_parts(
         axes.barh([""], [width], left=left, color=BLUE, alpha=shade, height=0.5, label=name)
         left += width
     may = allowance.bytes / 2**20
-    axes.axvline(may, color=RED, ls="--", lw=1.4, label="may be used")
-    axes.set_xlim(0, max(left, min(may, 3 * left)) * 1.08)
+    # Far beyond the parts, the line would press them together.
+    if may <= 3 * left:
+        axes.axvline(may, color=RED, ls="--", lw=1.4, label="may be used")
+    axes.set_xlim(0, max(left, may if may <= 3 * left else 0) * 1.08)
     axes.set_xlabel("MiB")
-    total = format_bytes(projection.total_bytes)
-    axes.set_title(f"Projected memory of a worker: {total}", loc="left", color=INK)
+    total, most = format_bytes(projection.total_bytes), format_bytes(allowance.bytes)
+    title = f"Projected memory of a worker: {total}; it may use {most}"
+    axes.set_title(title, loc="left", color=INK)
     axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.35))
     _finish(figure, axes, path)
 

@@ -7,6 +7,7 @@ import pytest
 from haag_vq.planning import Rates
 from haag_vq.planning.duration import duration
 from haag_vq.planning.need import Work
+from haag_vq.planning.sites import profile_site
 from tests.planning.sites import site
 
 RATES = Rates(
@@ -76,3 +77,14 @@ def test_the_range_goes_from_a_warm_cache_to_nothing_overlapping() -> None:
     assert found.high_seconds == (5 + 12 + 10) * 2
     read = duration(Work(stored_bytes=20 * 10**6, flop=12 * 10**9), site(1, 1, 1), RATES)
     assert read.seconds == 5 + 20
+    assert read.low_seconds == (5 + 12) / 2
+
+
+def test_only_nodes_with_a_task_read() -> None:
+    eight = profile_site("pace-ice", 8, {})
+    assert duration(Work(stored_bytes=8 * 10**6, n_tasks=8), eight, RATES).parts["reading"] == 1
+    one = duration(Work(stored_bytes=8 * 10**6, n_tasks=1), eight, RATES)
+    assert one.parts["reading"] == 8
+    # They may all share one disk.
+    both = duration(Work(stored_bytes=8 * 10**6, n_tasks=8), eight, RATES)
+    assert both.high_seconds == (5 + 8) * 2

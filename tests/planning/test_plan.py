@@ -11,6 +11,7 @@ import pytest
 from haag_vq import plan
 from haag_vq.memory import PROCESS_BYTES, Allowance, Projection
 from haag_vq.planning import ExportJob, LoadJob, Rates, SearchJob, ShapeSource, StreamJob
+from haag_vq.planning.jobs import rounded
 from haag_vq.planning.tell import WIDTH, memory_bar, plan_facts, plan_table
 from tests.planning.sites import GIB, site
 
@@ -44,6 +45,10 @@ def test_a_load_that_does_not_fit_names_rows_that_do() -> None:
     assert blocks.words == "all rows, streamed by blocks (dataset.vectors)"
     assert blocks.total_bytes == plan(StreamJob(MSMARCO), there).projection.total_bytes
     assert f"--limit {n}" in made.verdict
+
+
+def test_numbers_are_rounded_down() -> None:
+    assert [rounded(n) for n in (1, 99, 100, 2_949_000, 999)] == [1, 99, 100, 2_900_000, 990]
 
 
 def test_a_search_is_planned_without_reading_its_base() -> None:

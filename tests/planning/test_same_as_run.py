@@ -19,11 +19,14 @@ from haag_vq.data import open_dataset
 from haag_vq.errors import InsufficientMemoryError
 from haag_vq.export import export_vectors
 from haag_vq.groundtruth import search_rows
+from haag_vq.groundtruth.checkpoint import Checkpoint
 from haag_vq.memory import parse_bytes
 from haag_vq.sources import ArraySource
+from haag_vq.workers import current_workers
 
 N, DIM = 6_000, 24
-LIMIT = "2GiB"
+# Of one worker, and of each of two: an equal share of the machine.
+LIMITS = {1: "2GiB", 2: None}
 
 # Format, queries, and the words of the job: metrics, k, chunk sizes, prefixes, checkpoints.
 JOBS = {
@@ -63,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
 def n_workers(request: pytest.FixtureRequest) -> Iterator[int]:
-    with connect("local", jobs=request.param, memory_limit=LIMIT):
+    with connect("local", jobs=request.param, memory_limit=LIMITS[request.param]):
         yield request.param
 
 
@@ -81,8 +84,15 @@ def test_a_search_is_projected_as_it_runs(
     name: str, n_workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    args = parsed(name, data, "--workers", str(n_workers), "--memory-limit", LIMIT)
+    limit = LIMITS[n_workers]
+    words = [] if limit is None else ["--memory-limit", limit]
+    args = parsed(name, data, "--workers", str(n_workers), *words)
     found = planned(args)
+    met = current_workers()
+    assert found.site.workers.allowance == met.allowance
+    assert (found.site.n_workers, found.site.workers.n_threads) == (met.n_workers, met.n_threads)
+    checked: list[int] = []
+    monkeypatch.setattr(Checkpoint, "check_space", lambda _, n_bytes: checked.append(n_bytes))
     made = plan(found.job, found.site)
     truths = ground_truth(
         command._open(args),
@@ -101,6 +111,7 @@ def test_a_search_is_projected_as_it_runs(
     if args.checkpoint is not None:
         kept = sum(path.stat().st_size for path in Path(args.checkpoint).glob("rows-*.part"))
         assert 0 < kept <= made.disk.checkpoint_bytes
+        assert checked == [made.disk.checkpoint_bytes]
         # What it has is not planned again.
         again = plan(found.job, found.site)
         assert (again.n_partitions, again.flop, again.disk.checkpoint_bytes) == (0, 0, 0)

@@ -21,7 +21,8 @@ LETTERS = {"process": "p", "results": "r", "search": "s", "decoding": "d", "buff
 def memory_bar(projection: Projection, allowance: Allowance) -> str:
     """Draw the parts as letters, in proportion, and the allowance as a bar across."""
     total = projection.total_bytes
-    most = max(total, allowance.bytes)
+    # Against very much memory the parts would be a letter each.
+    most = max(total, min(allowance.bytes, 3 * total))
     drawn, so_far = "", 0
     for name, size in projection.parts.items():
         so_far += size
