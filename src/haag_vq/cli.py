@@ -31,6 +31,7 @@ from haag_vq.commands import (
     info,
     merge,
     plan,
+    submit,
 )
 from haag_vq.errors import HaagVQError, UsageError
 from haag_vq.report import Rows, print_table
@@ -61,6 +62,7 @@ COMMANDS: tuple[Command, ...] = (
     compare,
     export,
     cluster,
+    submit,
     demo,
     doctor,
 )

@@ -137,13 +137,48 @@ def test_rows_that_cannot_be(span: str, home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--out", "t.npz"], ["--prefixes", "100"], ["--exclude-self"], ["--workers", "2"]]
+    "argv",
+    [
+        ["--out", "t.npz"],
+        ["--prefixes", "100"],
+        ["--exclude-self"],
+        ["--workers", "2"],
+        ["--cluster", "pace-ice"],
+        ["--set", "walltime=1:00"],
+    ],
 )
 def test_what_does_not_go_with_rows(argv: list[str], home: Path) -> None:
     tell(*search("--rows", "0:9", "--checkpoint", "kept", *argv)).refused(
         2, f"{argv[0]} does not go with --rows"
     )
     assert not (home / "kept").exists()
+
+
+@pytest.mark.parametrize("n_parts", [1, 7])
+def test_even_parts_make_the_answer(n_parts: int, home: Path) -> None:
+    spans = []
+    for i in range(n_parts, 0, -1):
+        part = ("--part", f"{i}/{n_parts}", "--checkpoint", "kept")
+        spans.append(tuple(done(*search(*part))["rows"]))
+    spans.reverse()
+    assert [0, *(stop for _, stop in spans)] == [*(start for start, _ in spans), N]
+    sizes = [stop - start for start, stop in spans]
+    assert max(sizes) - min(sizes) <= 1
+    done("merge", "kept", "--out", "t.npz")
+    done(*search("--out", "fresh.npz"))
+    assert_same_answer(home / "t.npz", home / "fresh.npz")
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3", f"1/{N + 1}"])
+def test_parts_that_cannot_be(part: str, home: Path) -> None:
+    tell(*search(f"--part={part}", "--checkpoint", "kept", "--quiet")).refused(2, "part")
+    assert not (home / "kept").exists()
+
+
+def test_a_part_is_not_asked_for_with_rows_or_without_a_checkpoint(home: Path) -> None:
+    both = ("--part", "1/3", "--rows", "0:9", "--checkpoint", "kept")
+    tell(*search(*both)).refused(2, "--rows and --part")
+    tell(*search("--part", "1/3")).refused(2, "--part needs --checkpoint")
 
 
 def test_rows_need_a_checkpoint(home: Path) -> None:

@@ -64,7 +64,7 @@ def all_jobs() -> dict[str, JobState]:
     ClusterError
         If squeue fails: the controller may be away for a while.
     """
-    out = _run("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "-o", _FORMAT)
+    out = ask_slurm("squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "-o", _FORMAT)
     jobs = {}
     for line in out.splitlines():
         number, state, reason, start, node = (line.split("|") + [""] * 4)[:5]
@@ -78,7 +78,7 @@ _FORMAT = "%i|%T|%r|%S|%N"
 def ended_job(number: str) -> JobState | None:
     """Return how a job ended, with Slurm's reason and exit code; None if Slurm has forgotten it."""
     try:
-        out = _run("scontrol", "show", "job", "--oneliner", number)
+        out = ask_slurm("scontrol", "show", "job", "--oneliner", number)
     except ClusterError:
         return None
     told = dict(re.findall(r"(\w+)=(\S*)", out))
@@ -93,7 +93,7 @@ def ended_job(number: str) -> JobState | None:
 def compute_nodes() -> set[str]:
     """Names of the cluster's nodes; empty if Slurm does not tell."""
     try:
-        return set(_run("sinfo", "--noheader", "-N", "-o", "%n").split())
+        return set(ask_slurm("sinfo", "--noheader", "-N", "-o", "%n").split())
     except ClusterError:
         return set()
 
@@ -102,7 +102,8 @@ def _word(text: str) -> str:
     return "" if text in ("None", "N/A", "(null)", "Unknown") else text
 
 
-def _run(*command: str) -> str:
+def ask_slurm(*command: str) -> str:
+    """Run one of Slurm's programs; returns what it prints, raises ClusterError if it fails."""
     try:
         done = subprocess.run(
             command,

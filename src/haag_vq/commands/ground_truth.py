@@ -15,7 +15,14 @@ from haag_vq.commands.arguments import (
     size,
 )
 from haag_vq.commands.planned import Planned
-from haag_vq.commands.truths import prefix_list, prefix_outs, row_range, save_truths
+from haag_vq.commands.truths import (
+    part_of,
+    prefix_list,
+    prefix_outs,
+    row_range,
+    rows_of_part,
+    save_truths,
+)
 from haag_vq.commands.workers import add_workers, connect_workers
 from haag_vq.data import VectorDataset
 from haag_vq.errors import UsageError
@@ -65,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A:B",
         help="search these rows only, into --checkpoint, without Dask; `haag-vq merge` finishes",
     )
+    parser.add_argument(
+        "--part",
+        type=part_of,
+        metavar="I/N",
+        help="the same for the I-th of N even parts, as in a job array",
+    )
     parser.add_argument("--chunk-size", type=size, help="of one block, as 128MiB")
     parser.add_argument("--out", help=".hdf5, .npz or .ibin")
     add_workers(parser)
@@ -72,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[Any, Rows]:
     """Search on workers and write the answer, or search some rows in this process."""
-    if args.rows is not None:
+    if _has_rows(args):
         return _run_rows(args)
     if args.out is None:
         raise UsageError(
@@ -106,8 +119,6 @@ def planned(args: argparse.Namespace) -> Planned:
     source, queries = dataset.source, dataset.query_source
     n_queries = 0 if queries is None else queries.n_rows
     ends = ends_of(args.prefixes, source.n_rows, args.k, args.exclude_self)
-    if args.rows is not None:
-        _check_rows(args)
     limit = None if args.memory_limit is None else parse_bytes(args.memory_limit)
     job = SearchJob(
         source,
@@ -115,11 +126,11 @@ def planned(args: argparse.Namespace) -> Planned:
         args.k,
         choose_metric(args.metric, dataset),
         ends,
-        None if args.rows is None else rows_of(args.rows, source.n_rows),
+        rows_of(_rows(args, source.n_rows), source.n_rows) if _has_rows(args) else None,
         None if args.chunk_size is None else parse_bytes(args.chunk_size),
         args.checkpoint,
     )
-    site = local_site(args.workers, limit) if args.rows is None else this_process()
+    site = this_process() if _has_rows(args) else local_site(args.workers, limit)
     return Planned(job, site, args.checkpoint, dict(args.settings))
 
 
@@ -141,12 +152,12 @@ def _open(args: argparse.Namespace) -> VectorDataset:
 
 
 def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:
-    _check_rows(args)
+    dataset = _open(args)
     report = search_rows(
-        _open(args),
+        dataset,
         k=args.k,
         metric=args.metric,
-        rows=args.rows,
+        rows=_rows(args, dataset.n_rows),
         checkpoint=args.checkpoint,
         chunk_size=args.chunk_size,
         progress=not args.quiet,
@@ -173,18 +184,30 @@ def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:
     return facts, table
 
 
-def _check_rows(args: argparse.Namespace) -> None:
-    """Raise UsageError if what does not go with --rows is there."""
+def _has_rows(args: argparse.Namespace) -> bool:
+    """Whether some rows only are asked for; UsageError if there is what does not go with that."""
+    if args.rows is None and args.part is None:
+        return False
+    if args.rows is not None and args.part is not None:
+        raise UsageError("--rows and --part both say which rows; give one of them.")
+    asked = "--rows" if args.part is None else "--part"
     if args.checkpoint is None:
-        raise UsageError("--rows needs --checkpoint: the directory that all such tasks share.")
+        raise UsageError(f"{asked} needs --checkpoint: the directory that all such tasks share.")
     for name in ("out", "prefixes", "exclude_self"):
         if getattr(args, name):
             option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} does not go with --rows; give it to `haag-vq merge`.")
-    for name in ("workers", "memory_limit", "jobs"):
+            raise UsageError(f"{option} does not go with {asked}; give it to `haag-vq merge`.")
+    for name in ("cluster", "workers", "memory_limit", "jobs", "settings"):
         if getattr(args, name):
-            option = "--" + name.replace("_", "-")
+            option = "--" + {"settings": "set"}.get(name, name.replace("_", "-"))
             raise UsageError(
-                f"{option} does not go with --rows, which searches in this process alone, with all "
-                "its cores and memory."
+                f"{option} does not go with {asked}, which searches in this process alone, with "
+                "all its cores and memory."
             )
+    return True
+
+
+def _rows(args: argparse.Namespace, n_rows: int) -> tuple[int, int]:
+    """Rows that --rows or --part asks for."""
+    rows: tuple[int, int] = args.rows if args.part is None else rows_of_part(args.part, n_rows)
+    return rows

@@ -53,6 +53,28 @@ def row_range(text: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """Parse ``3/60``: the third of sixty."""
+    i, slash, n = text.replace("_", "").partition("/")
+    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; write I/N, from 1/N to N/N")
+    return int(i), int(n)
+
+
+def rows_of_part(part: tuple[int, int], n_rows: int) -> tuple[int, int]:
+    """Rows of the i-th of n parts, as even as can be; together they are all rows.
+
+    Raises
+    ------
+    UsageError
+        If there are more parts than rows: some would be empty.
+    """
+    i, n = part
+    if n > n_rows:
+        raise UsageError(f"--part {i}/{n}: there are {n_rows:,} rows; at most that many parts.")
+    return n_rows * (i - 1) // n, n_rows * i // n
+
+
 def prefix_outs(out: str, prefixes: Sequence[int | None] | None) -> list[str]:
     """Name the file of each prefix: ``truth.hdf5``, and ``truth.100000.hdf5``."""
     path = Path(out)
