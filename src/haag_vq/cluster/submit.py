@@ -9,8 +9,11 @@ from haag_vq.cluster.profiles import SHIPPED
 from haag_vq.cluster.request import JobRequest, format_walltime
 from haag_vq.cluster.squeue import ask_slurm, check_slurm
 
-# Of a client and a scheduler, whatever the workers have.
 SCRIPT = SHIPPED / "submit.sbatch"
+# Of a client and a scheduler, which the script itself names too; less where the site's jobs have.
+CLIENT_CORES = 2
+CLIENT_BYTES = 8 << 30
+
 # Of one part of the rows, searched by the job itself.
 ARRAY_SCRIPT = SHIPPED / "array.sbatch"
 
@@ -24,7 +27,7 @@ def sbatch_command(
     ----------
     request : JobRequest, optional
         Whose account, queue, QOS and walltime the job has, and, of an array, whose cores and
-        memory. Without it those that the script itself names.
+        memory; no job has more of these. Without it those that the script itself names.
     words : sequence of str
         The command: ``ground-truth …``.
     n_parts : int, optional
@@ -40,19 +43,25 @@ def sbatch_command(
         ]
         options.append(f"--time={format_walltime(request.walltime_seconds)}")
     if n_parts is None:
+        if request is not None:
+            options += _asked(
+                min(CLIENT_CORES, request.job_cores),
+                min(CLIENT_BYTES, request.job_memory_bytes),
+            )
         return ["sbatch", *options, str(SCRIPT), *words]
     options.append(f"--array=1-{n_parts}")
     if request is not None:
+        options += _asked(request.job_cores, request.job_memory_bytes)
         options += [
-            f"--cpus-per-task={request.job_cores}",
-            f"--mem={-(-request.job_memory_bytes >> 20)}M",
-            *(
-                f"--{name}={request.settings[name]}"
-                for name in ("constraint", "tmp")
-                if request.settings.get(name)
-            ),
+            f"--{name}={request.settings[name]}"
+            for name in ("constraint", "tmp")
+            if request.settings.get(name)
         ]
     return ["sbatch", *options, str(ARRAY_SCRIPT), *words]
+
+
+def _asked(n_cores: int, n_bytes: int) -> list[str]:
+    return [f"--cpus-per-task={n_cores}", f"--mem={-(-n_bytes >> 20)}M"]
 
 
 def submit(command: Sequence[str]) -> str:

@@ -198,7 +198,7 @@ def _has_rows(args: argparse.Namespace) -> bool:
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} does not go with {asked}; give it to `haag-vq merge`.")
     for name in ("cluster", "workers", "memory_limit", "jobs", "settings"):
-        if getattr(args, name):
+        if getattr(args, name) not in (None, [], "local"):
             option = "--" + {"settings": "set"}.get(name, name.replace("_", "-"))
             raise UsageError(
                 f"{option} does not go with {asked}, which searches in this process alone, with "
