@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from haag_vq.cluster import Connection
 from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.sources import ArraySource
 from tests.groundtruth import oracle
-from tests.slurm.conftest import LAUNCHER, NODES, Slurm, free_ports
+from tests.slurm.conftest import LAUNCHER, Slurm, free_ports
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -71,45 +70,6 @@ def nodes_of(connection: Connection) -> dict[str, str]:
 
 def all_up(connection: Connection, n: int) -> None:
     wait_until(f"{n} workers", lambda: len(nodes_of(connection)) == n)
-
-
-def test_one_word_takes_it_to_three_nodes(slurm: Slurm, capsys: Any) -> None:
-    with connect(slurm.profile, jobs=3) as connection:
-        check(ground_truth(DATASET, k=K, chunk_size=CHUNK))
-        all_up(connection, 3)
-        assert sorted(nodes_of(connection).values()) == sorted(NODES)
-        assert {state for state, _ in slurm.jobs().values()} == {"RUNNING"}
-    assert wait_until("no jobs", lambda: not slurm.jobs())
-    assert capsys.readouterr().err.startswith("haag-vq: asked for 3 jobs.\n")
-
-
-def test_nobody_else_is_let_in_and_nothing_stays(slurm: Slurm) -> None:
-    with connect(slurm.profile, jobs=1) as connection:
-        all_up(connection, 1)
-        file = connection.file
-        assert file is not None
-        address = connection.client.scheduler.address
-        assert address.startswith("tls://")
-        with pytest.raises(ClusterError, match="needs certificates: connect"):
-            connect(address)
-        with connect(str(file)) as again:
-            assert len(nodes_of(again)) == 1
-        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-        assert {stat.S_IMODE(path.stat().st_mode) for path in file.parent.glob("*.*")} == {0o600}
-        mine = psutil.Process()
-        jobs = [p for p in psutil.process_iter() if "distributed" in " ".join(_line(p))]
-        for process in (mine, *jobs):
-            for socket in process.net_connections("inet"):
-                if socket.status == psutil.CONN_LISTEN:
-                    assert socket.laddr.ip == "127.0.0.1", (process, socket)
-    assert not file.parent.exists()
-
-
-def _line(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
 
 
 def cancel_one(slurm: Slurm, connection: Connection) -> None:
@@ -182,13 +142,6 @@ def test_bad_data_is_told_at_once_and_not_tried_again(slurm: Slurm, tmp_path: Pa
     ):
         ground_truth(open_dataset(tmp_path / "bad.npy"), XQ, k=K, chunk_size=CHUNK)
     assert connection.client.status == "closed"
-
-
-def test_what_slurm_refuses_is_told(slurm: Slurm) -> None:
-    with pytest.raises(ClusterError, match="Slurm refused a job: .*invalid partition.*nowhere"):
-        connect(slurm.profile, jobs=1, queue="nowhere")
-    assert slurm.jobs() == {}
-    assert list((slurm.home / "shared").iterdir()) == []
 
 
 def test_jobs_follow_the_work(slurm: Slurm) -> None:
