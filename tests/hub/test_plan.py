@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from haag_vq.commands import fetch
 from haag_vq.commands import plan as command
 from tests.commands.running import run
+from tests.commands.searching import done
 from tests.hub.repos import MSMARCO, write_sparse_msmarco
 from tests.hub.server import Hub
 
@@ -56,7 +56,7 @@ def test_fetching(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_not_fetched_again(hub: Hub, tmp_path: Path) -> None:
-    run(fetch, SHARDS_ON_HUB, "--limit", "1")
+    assert done("fetch", SHARDS_ON_HUB, "--limit", "1", "--quiet")["fetched_files"] == 1
     rest, _ = run(command, "fetch", SHARDS_ON_HUB)
     assert rest["n_partitions"] == 2
     assert rest["disk"]["stage_bytes"] < STORED - SHARDS[0] * 2048 + 1000
