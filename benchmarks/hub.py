@@ -1,6 +1,6 @@
 """Load a Hub dataset into one float32 array, each way in a process of its own, in one run.
 
-    python benchmarks/hub.py [--rows 20000] [--dim 1536] [--repeat 3] [--latency-ms 30]
+    python benchmarks/hub.py [--rows 60000] [--dim 1536] [--repeat 3] [--latency-ms 30]
 
 The Hub is the tests' loopback server, which lets every request wait for `--latency-ms`; the clients
 are the real ones. The set has three Parquet shards in the shape of DBpedia-OpenAI: lists of
@@ -214,7 +214,7 @@ def show(found: dict[str, Any], args: argparse.Namespace) -> None:
 def main() -> None:
     """Run the benchmark."""
     made = parser(__doc__)
-    made.add_argument("--rows", type=int, default=20_000)
+    made.add_argument("--rows", type=int, default=60_000)
     made.add_argument("--dim", type=int, default=1536)
     made.add_argument("--repeat", type=int, default=3)
     made.add_argument("--latency-ms", type=int, default=30)
