@@ -30,6 +30,9 @@ WORKERS = Site("a laptop", 4, 1, 4 << 30, "a quarter of a laptop's memory")
 
 N_QUERIES, K = 100, 100
 
+# Seconds of a walltime's step.
+TIME_STEP = 600
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -205,27 +208,37 @@ def classes() -> str:
     rows = []
     for title, name, told, line in CLASSES:
         entry = next(entry for entry in ENTRIES if entry.name == name)
-        load, search = entry.load(), entry.search().projection
-        load_line = f"`srun --mem={_gib(needed_limit(load.projection))}G`"
+        load = entry.load()
         if not load.fits:
-            blocks = plan(StreamJob(entry.source), ALONE, rates=Rates()).projection
-            load_line = f"by blocks: `srun --mem={_gib(needed_limit(blocks))}G`"
+            load = plan(StreamJob(entry.source), ALONE, rates=Rates())
         rows.append(
-            [title, entry.name, told, f"`{line}`" if line != _NO else _NO, load_line]
-            + [f"`srun --mem={_gib(4 * needed_limit(search))}G --cpus-per-task=4`"]
+            [
+                title,
+                entry.name,
+                told,
+                f"`{line}`" if line != _NO else _NO,
+                ("" if entry.load().fits else "by blocks: ") + srun(load, 1),
+                srun(entry.search(), WORKERS.n_workers),
+            ]
         )
     head = ["", "set", "the original's peak", "the original's line"]
     return (
         "## By use\n\nA process plans with 75% of what Slurm grants it, so more is asked for than "
         "is used. The last line is for four local workers.\n\n"
         + table([*head, "to load it", "to search it"], rows)
-        + "\nTimes follow from the machine: `haag-vq doctor --calibrate` measures it, and "
-        "`haag-vq plan … --profile NAME` makes the whole request.\n"
+        + "\nTimes are the longest that the planner expects of a node not measured, and half as "
+        "long again, in steps of ten minutes. They follow from the machine: `haag-vq doctor "
+        "--calibrate` measures it, and `haag-vq plan … --profile NAME` makes the whole request.\n"
     )
 
 
-def _gib(n_bytes: int) -> int:
-    return -(-n_bytes // (1 << 30))
+def srun(made: Plan, n_workers: int) -> str:
+    """Write the line that gets what a plan asks for, for workers on one node."""
+    gib = -(-n_workers * needed_limit(made.projection) // (1 << 30))
+    steps = -(-int(1.5 * made.duration.high_seconds) // TIME_STEP)
+    minutes = max(1, steps) * TIME_STEP // 60
+    cores = f" --cpus-per-task={n_workers}" if n_workers > 1 else ""
+    return f"`srun --mem={gib}G --time={minutes // 60}:{minutes % 60:02}:00{cores}`"
 
 
 def document() -> str:

@@ -16,6 +16,7 @@ PACKAGE = Path(haag_vq.__file__).parent
 RANKS = {
     "errors": 0,
     "atomic": 1,
+    "tempdirs": 1,
     "sources": 1,
     "partition": 2,
     "memory": 2,

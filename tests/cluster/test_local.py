@@ -25,11 +25,12 @@ from distributed import Client
 
 from haag_vq import connect, ground_truth, load_dummy_dataset, open_dataset
 from haag_vq.cluster import Connection
-from haag_vq.cluster.keys import KEY_DIR_PREFIX, process_space, remove_stale_keys
+from haag_vq.cluster.keys import KEY_DIR_PREFIX, remove_stale_keys
 from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.groundtruth import engine
 from haag_vq.memory import machine_memory, n_cores
 from haag_vq.sources import ArraySource
+from haag_vq.tempdirs import process_space
 from tests.cluster.gated import GatedSource, readers
 from tests.groundtruth import oracle
 from tests.support.files import vectors, write_parquet

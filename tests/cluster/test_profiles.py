@@ -139,6 +139,7 @@ def test_jobs_for_pace_keep_to_its_rules() -> None:
     assert not any("-p " in line or "--partition" in line for line in lines)
     assert "#SBATCH -t 18:00:00" in lines
     assert "#SBATCH --nodes=1" in lines
+    assert "#SBATCH --no-requeue" in lines
     assert "#SBATCH --constraint=localNVMe" in lines
     assert "--local-directory $TMPDIR" in script
     assert len(asked) == len(lines)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -679,6 +681,21 @@ def test_large_queries_are_spilled_and_the_file_goes(tmp_path: Path) -> None:
         (home,) = tmp_path.iterdir()
         assert home.stat().st_mode & 0o777 == 0o700
     assert list(tmp_path.iterdir()) == []
+
+
+def test_queries_that_a_killed_run_left_are_removed(tmp_path: Path) -> None:
+    large = np.ones((EMBED_BYTES // 256 + 1, 64), np.float32)
+    spilling = (
+        "import os, sys, numpy as np; from haag_vq.groundtruth import graph\n"
+        "with graph.spilled(np.ones((8000, 64), np.float32), sys.argv[1]): os._exit(9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", spilling, str(tmp_path)], check=False)
+    assert killed.returncode == 9
+    (left,) = tmp_path.iterdir()
+    with graph_module.spilled(large, tmp_path), graph_module.spilled(large, tmp_path):
+        # Those of a living process stay.
+        assert len(set(tmp_path.iterdir()) - {left}) == 2
+        assert not left.exists()
 
 
 def _interrupted() -> None:

@@ -35,6 +35,8 @@ class Slurm:
     """Path of a profile for it."""
     home: Path
     """Where its jobs write."""
+    daemons: Path
+    """Where it runs."""
 
     def run(self, *command: str) -> str:
         """Run one of Slurm's programs; return what it prints."""
@@ -84,6 +86,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
             profile.write_text(PROFILE.format(home=home))
             # Workers import what tests hand to them.
             patch.setenv("PYTHONPATH", str(LAUNCHER.parents[2]), prepend=os.pathsep)
-            yield Slurm(str(profile), home)
+            yield Slurm(str(profile), home, daemons)
         finally:
             subprocess.run([LAUNCHER, "stop", daemons], check=True, timeout=60)

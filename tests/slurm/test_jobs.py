@@ -40,14 +40,19 @@ CHUNK = 200 * DIM * 4
 class Slow(ArraySource):
     """Rows that take a while, so that something can happen meanwhile."""
 
-    def __init__(self, x: Any, seconds: float, first_row: int = 0) -> None:
+    def __init__(
+        self, x: Any, seconds: float, first_row: int = 0, told: Path | None = None
+    ) -> None:
         super().__init__(x, first_row)
-        self._x, self._seconds, self._first = x, seconds, first_row
+        self._x, self._seconds, self._first, self._told = x, seconds, first_row, told
 
     def narrow(self, start: int, stop: int) -> Slow:
-        return Slow(self._x[start:stop], self._seconds, self._first + start)
+        return Slow(self._x[start:stop], self._seconds, self._first + start, self._told)
 
     def read_into(self, start: int, out: Any) -> None:
+        if self._told is not None:
+            with self._told.open("a") as file:
+                file.write(f"{self._first + start}\n")
         time.sleep(self._seconds)
         super().read_into(start, out)
 
@@ -90,21 +95,69 @@ def drain_node(slurm: Slurm, connection: Connection) -> None:
     slurm.run("scancel", f"--nodelist={node}")
 
 
+def end_walltime(slurm: Slurm, connection: Connection) -> None:
+    slurm.run("scontrol", "update", f"jobid={min(slurm.jobs())}", "endtime=now+1")
+
+
+def preempt(slurm: Slurm, connection: Connection) -> None:
+    """A job of a partition that takes the nodes of others."""
+    node = min(nodes_of(connection).values())
+    urgent = ("sbatch", "--partition=urgent", "--exclusive", f"--nodelist={node}")
+    slurm.run(*urgent, "--output=/dev/null", "--wrap=sleep 2")
+
+
+def lose_node(slurm: Slurm, connection: Connection) -> None:
+    """Its slurmd and all of the job's processes end at once, as with the power."""
+    node = min(nodes_of(connection).values())
+    daemon = int((slurm.daemons / "run" / f"slurmd-{node}.pid").read_text())
+    (number,) = (number for number, (_, where) in slurm.jobs().items() if where == node)
+    steps = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.info["cmdline"] and f"slurmstepd: [{number}." in process.info["cmdline"][0]
+    ]
+    lost = [psutil.Process(daemon), *steps, *(c for s in steps for c in s.children(recursive=True))]
+    for process in lost:
+        process.kill()
+
+
 @pytest.fixture
 def whole(slurm: Slurm) -> Iterator[Slurm]:
     """Slurm, whose nodes are of use again afterwards."""
     yield slurm
-    drained = slurm.run("sinfo", "-h", "-N", "-t", "drain", "-o", "%n").split()
+    subprocess.run([LAUNCHER, "start", slurm.daemons], check=True, capture_output=True)
+    drained = slurm.run("sinfo", "-h", "-N", "-p", "all", "-t", "drain", "-o", "%n").split()
     for node in drained:
         slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
 
 
-@pytest.mark.parametrize("fault", [cancel_one, kill_worker, kill_nanny, drain_node])
+# Seconds that a block takes: there must be work left when Slurm has noticed.
+FAULTS = [
+    (cancel_one, "CANCELLED", 0.5),
+    (kill_worker, "", 0.5),
+    (kill_nanny, "FAILED", 0.5),
+    (drain_node, "CANCELLED", 0.5),
+    (end_walltime, "TIMEOUT", 3.0),  # it looks every 30 s
+    (preempt, "PREEMPTED", 0.5),
+    (lose_node, "", 2.0),  # 15 s until Dask gives the worker up
+]
+
+
+@pytest.mark.parametrize(("fault", "state", "seconds"), FAULTS)
 def test_what_is_lost_is_replaced(
-    fault: Callable[[Slurm, Connection], None], whole: Slurm, tmp_path: Path
+    fault: Callable[[Slurm, Connection], None],
+    state: str,
+    seconds: float,
+    whole: Slurm,
+    tmp_path: Path,
+    capsys: Any,
 ) -> None:
+    """Told with Slurm's word; no more is read again than the blocks that were running.
+
+    With -rP it prints what docs/cluster.md has of it.
+    """
     found: list[Any] = []
-    slow = Slow(X, 0.5)
+    slow = Slow(X, seconds, told=tmp_path / "reads")
     with connect(whole.profile, jobs=2) as connection:
         all_up(connection, 2)
         before = set(whole.jobs())
@@ -115,12 +168,24 @@ def test_what_is_lost_is_replaced(
         )
         run.start()
         wait_until("some rows", lambda: len(list((tmp_path / "kept").glob("rows-*"))) > 2)
+        began = time.monotonic()
         fault(whole, connection)
         if fault is not kill_worker:  # the nanny's business
             wait_until("another job", lambda: set(whole.jobs()) - before)
+        replaced = time.monotonic() - began
         run.join(timeout=90)
+        answered = time.monotonic() - began
         assert found, "it did not finish"
     check(found[0])
+    reads = (tmp_path / "reads").read_text().split()
+    n_again = len(reads) - len(set(reads))
+    assert len(set(reads)) == N * DIM * 4 // CHUNK
+    assert n_again <= 2, "more was read again than one worker had in hand"
+    assert state in capsys.readouterr().err
+    print(
+        f"{fault.__name__}: another job after {replaced:.1f} s, the answer after {answered:.1f} s, "
+        f"{n_again} blocks again"
+    )
 
 
 def test_jobs_that_die_at_the_start_end_the_run_with_their_log(slurm: Slurm) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from distributed.security import Security
 
 from haag_vq.errors import SourceNotFoundError, UsageError, WriteError
+from haag_vq.tempdirs import new_directory, remove_stale
 
 KEY_DIR_PREFIX = "haag-vq-tls-"
 
@@ -27,14 +27,12 @@ def new_key_directory(parent: str | os.PathLike[str] | None = None) -> Path:
     try:
         if parent is not None:
             Path(parent).mkdir(mode=0o700, parents=True, exist_ok=True)
-        keys = Path(tempfile.mkdtemp(prefix=KEY_DIR_PREFIX, dir=parent))
-        (keys / "pid").write_text(f"{process_space()} {os.getpid()}")
+        return new_directory(KEY_DIR_PREFIX, parent)
     except OSError as error:
         raise WriteError(
             f"cannot make a private directory for TLS keys in {parent or tempfile.gettempdir()}: "
             f"{error.strerror}."
         ) from error
-    return keys
 
 
 def write_keys(directory: Path) -> tuple[Security, dict[str, str]]:
@@ -111,18 +109,4 @@ def read_connection(path: str) -> tuple[str, Security]:
 
 def remove_stale_keys(parent: str | os.PathLike[str] | None = None) -> None:
     """Remove key directories of this user that a killed process left: its scheduler is dead."""
-    for path in Path(parent or tempfile.gettempdir()).glob(f"{KEY_DIR_PREFIX}*"):
-        try:
-            owner = path.stat().st_uid
-            where, pid = (path / "pid").read_text().split()
-        except (OSError, ValueError):
-            continue
-        # Nodes and containers whose processes we cannot see may share a temporary directory.
-        if owner == os.getuid() and where == process_space() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def process_space() -> str:
-    """Identify the set of processes that this one sees: host and PID namespace, since the boot."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+    remove_stale(KEY_DIR_PREFIX, parent)

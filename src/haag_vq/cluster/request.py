@@ -71,8 +71,10 @@ class JobRequest:
             for name in ("qos", "constraint", "tmp")
             if self.settings.get(name)
         ]
-        # A worker holds one node's memory and disk.
-        return ["--nodes=1", *options, *self.settings.get("job-extra-directives", ())]
+        # A worker holds one node's memory and disk. Another job takes its place at once; Slurm lets
+        # one that it queues again wait for minutes, and would give its worker's name out twice.
+        fixed = ["--nodes=1", "--no-requeue"]
+        return [*fixed, *options, *self.settings.get("job-extra-directives", ())]
 
 
 def job_request(where: str, overrides: Mapping[str, Any]) -> JobRequest:

@@ -25,7 +25,9 @@ from haag_vq.partition import Partitions, plan_partitions
 from haag_vq.sources import Metric, VectorSource
 from haag_vq.workers import Workers
 
-DEFAULT_BLOCK_BYTES = 128 << 20
+# A block knows of k-th neighbours what the blocks before it found: the fewer blocks, the fewer rows
+# are scored in vain (10,000 queries: 128 MiB is 4% slower than 200, measured).
+DEFAULT_BLOCK_BYTES = 256 << 20
 LEAST_BLOCK_BYTES = 8 << 20
 
 # A process's first block scores k rows a query by D64 however few rows it has: with fewer than this

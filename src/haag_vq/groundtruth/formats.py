@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -134,6 +133,8 @@ def _write_hdf5(truth: TruthFile, path: Path) -> None:
         "ip": lambda d: -d,
     }[metric](truth.distances)
     fits = int(truth.ids.max(initial=0)) <= np.iinfo(np.int32).max
+    import h5py  # 12 MiB, for those who have such files only
+
     with h5py.File(path, "w") as file:
         file.attrs["type"] = "dense"
         file.attrs["distance"] = _HDF5_METRICS[metric]
@@ -147,6 +148,8 @@ def _write_hdf5(truth: TruthFile, path: Path) -> None:
 
 
 def _read_hdf5(path: Path) -> TruthFile:
+    import h5py  # 12 MiB, for those who have such files only
+
     with h5py.File(path, "r") as file:
         attributes = json.loads(file.attrs.get("haag_vq", "{}"))
         named = {name: metric for metric, name in _HDF5_METRICS.items()}

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +24,14 @@ from numpy.typing import NDArray
 
 from haag_vq.errors import WriteError
 from haag_vq.groundtruth.blocks import MERGE_WIDTH
+from haag_vq.tempdirs import new_directory, remove_stale
 
 F32 = NDArray[np.float32]
 
 # A graph that carries more than this is slow to send, and Dask warns of it at 10 MB.
 EMBED_BYTES = 1 << 20
+
+QUERIES_PREFIX = "haag-vq-queries-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,8 @@ def _queries_task(queries: Any) -> Any:
 def spilled(xq: F32, directory: str | os.PathLike[str] | None) -> Iterator[F32 | SpilledQueries]:
     """Yield the queries themselves, or, above 1 MiB, a file of them that lives as long as this.
 
+    Files that a killed process of the user left there are removed.
+
     Parameters
     ----------
     directory : path-like, optional
@@ -135,9 +138,10 @@ def spilled(xq: F32, directory: str | os.PathLike[str] | None) -> Iterator[F32 |
     if xq.nbytes <= EMBED_BYTES:
         yield xq
         return
-    # mkdtemp makes it 0700: queries can be as private as the data they are searched in.
+    # 0700: queries can be as private as the data they are searched in.
+    remove_stale(QUERIES_PREFIX, directory)
     try:
-        home = Path(tempfile.mkdtemp(prefix="haag-vq-queries-", dir=directory))
+        home = new_directory(QUERIES_PREFIX, directory)
     except OSError as error:
         raise WriteError(
             f"cannot make a directory for the queries in run_dir {directory or 'by default'}: "

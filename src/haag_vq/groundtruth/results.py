@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -163,6 +162,8 @@ def _read_ivecs(path: Path) -> SearchResult:
 
 
 def _read_hdf5(path: Path) -> SearchResult:
+    import h5py  # 12 MiB, for those who have such files only
+
     with h5py.File(path, "r") as file:
         if "neighbors" not in file:
             raise DataError(f"{path} has no 'neighbors'; it has {', '.join(file) or 'nothing'}.")

@@ -91,7 +91,7 @@ def ground_truth(
         What a Dask array holds, in words of your own; needed to checkpoint one.
     chunk_size : int or str, optional
         The most bytes of one block, as ``"128MiB"``. By default blocks are as large as helps
-        and fits, up to 128 MiB.
+        and fits, up to 256 MiB.
     run_dir : path-like, optional
         Directory that all workers see, for queries above 1 MiB. By default the system's
         temporary directory, or the current one where workers are on other machines.
