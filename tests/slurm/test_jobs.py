@@ -114,8 +114,9 @@ def lose_node(slurm: Slurm, connection: Connection) -> None:
     steps = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if process.info["cmdline"] and f"slurmstepd: [{number}." in process.info["cmdline"][0]
+        if f"slurmstepd: [{number}." in " ".join(process.info["cmdline"] or [])
     ]
+    assert steps
     lost = [psutil.Process(daemon), *steps, *(c for s in steps for c in s.children(recursive=True))]
     for process in lost:
         process.kill()
@@ -125,10 +126,11 @@ def lose_node(slurm: Slurm, connection: Connection) -> None:
 def whole(slurm: Slurm) -> Iterator[Slurm]:
     """Slurm, whose nodes are of use again afterwards."""
     yield slurm
-    subprocess.run([LAUNCHER, "start", slurm.daemons], check=True, capture_output=True)
     drained = slurm.run("sinfo", "-h", "-N", "-p", "all", "-t", "drain", "-o", "%n").split()
     for node in drained:
         slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+    # It starts the daemons that are gone, and waits for idle nodes.
+    subprocess.run([LAUNCHER, "start", slurm.daemons], check=True, capture_output=True)
 
 
 # Seconds that a block takes: there must be work left when Slurm has noticed.
@@ -137,7 +139,7 @@ FAULTS = [
     (kill_worker, "", 0.5),
     (kill_nanny, "FAILED", 0.5),
     (drain_node, "CANCELLED", 0.5),
-    (end_walltime, "TIMEOUT", 3.0),  # it looks every 30 s
+    (end_walltime, "TIMEOUT", 4.5),  # it looks every 30 s
     (preempt, "PREEMPTED", 0.5),
     (lose_node, "", 2.0),  # 15 s until Dask gives the worker up
 ]
