@@ -24,37 +24,34 @@ pytestmark = pytest.mark.slow
 
 SHARE_MIB = 1300
 
-# Three runs of one job. In the first the command fails before it would connect. In the second the
-# client dies. In the third, of the Python interface, a worker is lost with its nanny.
+# Two runs of one job. In the first the command fails before it would connect. In the second, of the
+# Python interface, a worker is lost with its nanny, and in the end the client is killed.
 STEPS = """\
 run() {{ srun --ntasks=$1 --kill-on-bad-exit=0 {python} "${{@:2}}"; echo "ended with $?"; }}
 run 3 -m haag_vq ground-truth nowhere.npy --out n.npz --cluster slurm-allocation {options}
-run 3 {program} dies
-run 4 {program} loses
+run 4 {program}
 """
 
 PROGRAM = """\
-import os, signal, sys
+import os, signal
 from haag_vq import connect, ground_truth
 from haag_vq.errors import UsageError
 from tests.slurm.test_jobs import CHUNK, DATASET, K, check
 
 workers = connect("slurm-allocation", interface="lo", shared_temp_directory={shared!r})
-if sys.argv[1] == "dies":
-    os.kill(os.getpid(), signal.SIGKILL)
-with workers:
-    client = workers.client
-    lost = min(client.scheduler_info()["workers"])
-    nannies, pids = client.run(os.getppid), client.run(os.getpid)
-    for pid in (nannies[lost], pids[lost]):
-        os.kill(pid, signal.SIGKILL)
-    check(ground_truth(DATASET, k=K, chunk_size=CHUNK))
-    try:
-        workers.scale(9)
-    except UsageError as error:
-        print(error)
-    print("srun" in workers.job_script(), workers.dashboard_link.startswith("http"))
-    print(len(workers.logs()), "logs")
+client = workers.client
+lost = min(client.scheduler_info()["workers"])
+nannies, pids = client.run(os.getppid), client.run(os.getpid)
+for pid in (nannies[lost], pids[lost]):
+    os.kill(pid, signal.SIGKILL)
+check(ground_truth(DATASET, k=K, chunk_size=CHUNK))
+try:
+    workers.scale(9)
+except UsageError as error:
+    print(error)
+print("srun" in workers.job_script(), workers.dashboard_link.startswith("http"))
+print(len(workers.logs()), "logs", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -163,13 +160,12 @@ def test_all_end_when_the_clients_part_does(slurm: Slurm, here: Path, options: l
     job = submitted(slurm, "--ntasks=4", "job.sh")
     assert ended(slurm, job) == "COMPLETED 0:0"
     log = (here / f"{job}.log").read_text()
-    failed, died, lost = log.split("ended with ")[:3]
+    failed, killed, code = log.split("ended with ")
     # The client's own words and code, once.
     assert failed.count("haag-vq: ") == 1, log
     assert "nowhere.npy" in failed
-    assert died.startswith("1\n"), log
-    assert lost.startswith("137\n"), log
-    assert "scale(9): an allocation has the 2 workers" in lost, log
-    assert "True True\n1 logs\n" in lost
-    assert log.endswith("ended with 137\n")
+    assert killed.startswith("1\n"), log
+    assert "scale(9): an allocation has the 2 workers" in killed, log
+    assert "True True\n1 logs\n" in killed
+    assert code == "137\n"
     assert list((slurm.home / "shared").iterdir()) == []

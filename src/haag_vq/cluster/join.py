@@ -125,7 +125,7 @@ def _schedule(
         # not leave keys behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if os.path.isdir(shared):
         remove_stale_keys(shared)
     keys = new_key_directory(shared, rank.step)
@@ -159,10 +159,11 @@ def _work(
         "dashboard_address": "127.0.0.1:0",
         "local_directory": scratch or tempfile.gettempdir(),
         "death_timeout": settings["death-timeout"],
-        "silence_logs": "ERROR",
     }
     spec = json.dumps({"cls": "distributed.Nanny", "opts": opts})
     command = [sys.executable, "-m", "distributed.cli.dask_spec", runner.scheduler_address]
     paths = {name: str(keys / f"{name}.pem") for name in ("ca", "cert", "key")}
-    env = {**os.environ, **worker_environment(paths, threads)}
+    # What Dask logs of connections that end would be the end of every log; errors are raised.
+    quiet = {"DASK_LOGGING__DISTRIBUTED": "critical"}
+    env = {**os.environ, **worker_environment(paths, threads), **quiet}
     os.execve(sys.executable, [*command, "--spec", spec], env)
