@@ -33,6 +33,7 @@ from haag_vq.commands import (
     plan,
     submit,
 )
+from haag_vq.commands.workers import task_of_allocation
 from haag_vq.errors import HaagVQError, UsageError
 from haag_vq.report import Rows, print_table
 
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("distributed", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        facts, table = args.command.run(args)
+        with task_of_allocation(args):
+            facts, table = args.command.run(args)
         print(json.dumps(facts)) if args.json else print_table(table)
         sys.stdout.flush()
         exit_code = getattr(args.command, "exit_code", None)

@@ -11,17 +11,33 @@ from pathlib import Path
 _OWNER = "pid"
 
 
-def new_directory(prefix: str, parent: str | os.PathLike[str] | None = None) -> Path:
+def new_directory(
+    prefix: str, parent: str | os.PathLike[str] | None = None, name: str | None = None
+) -> Path:
     """Make a directory of this process, 0700, below `parent` or among temporary files.
+
+    Parameters
+    ----------
+    name : str, optional
+        By which others find it below `parent` (`named_directory`); otherwise it is random.
 
     Raises
     ------
     OSError
         If it cannot be made.
     """
-    made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    if parent is None or name is None:
+        made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    else:
+        made = named_directory(prefix, parent, name)
+        made.mkdir(mode=0o700)
     (made / _OWNER).write_text(f"{process_space()} {os.getpid()}")
     return made
+
+
+def named_directory(prefix: str, parent: str | os.PathLike[str], name: str) -> Path:
+    """Where `new_directory` makes the directory of a name."""
+    return Path(parent) / f"{prefix}{name}"
 
 
 def remove_stale(prefix: str, parent: str | os.PathLike[str] | None = None) -> None:

@@ -34,8 +34,11 @@ def without_a_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 SITE = "cores: 8\nmemory: 10GiB\nwalltime: '2:00:00'\n"
 
 
+SHIPPED = ["generic-slurm", "local", "pace-ice", "pace-phoenix", "slurm-allocation"]
+
+
 def test_those_that_come_along_are_listed_and_whole() -> None:
-    assert shipped_names() == ["generic-slurm", "local", "pace-ice", "pace-phoenix"]
+    assert shipped_names() == SHIPPED
     assert all(read_settings(name, {})["description"] for name in shipped_names())
 
 

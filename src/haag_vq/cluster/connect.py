@@ -14,10 +14,11 @@ import dask
 from distributed import Client
 from distributed.security import Security
 
+from haag_vq.cluster.join import join_allocation
 from haag_vq.cluster.keeper import Keeper
-from haag_vq.cluster.keys import read_connection, remove_stale_keys
+from haag_vq.cluster.keys import CONNECTION, read_connection, remove_stale_keys
 from haag_vq.cluster.local import start_local_cluster, wait_for_workers
-from haag_vq.cluster.profiles import is_profile, shipped_names
+from haag_vq.cluster.profiles import ALLOCATION, is_profile, shipped_names
 from haag_vq.cluster.request import check_jobs, job_request
 from haag_vq.cluster.slurm import log_directory, start_slurm_cluster
 from haag_vq.errors import ClusterError, UsageError
@@ -54,7 +55,7 @@ class Connection:
         None where the workers were not started here. It is private to the user (0600), and goes
         with the cluster.
         """
-        return None if self._keys is None else self._keys / "connection.json"
+        return None if self._keys is None else self._keys / CONNECTION
 
     @property
     def dashboard_link(self) -> str:
@@ -70,7 +71,8 @@ class Connection:
         Raises
         ------
         UsageError
-            If they were not started here, or there are more than the profile allows.
+            If they were not started here, are of an allocation, or there are more than the profile
+            allows.
         """
         if self._keeper is not None:
             self.adapt(jobs, jobs)
@@ -96,8 +98,9 @@ class Connection:
         self._cluster.n_expected = max(1, least)
 
     def job_script(self) -> str:
-        """Return the script that each Slurm job runs; '' where there are none."""
-        return str(self._cluster.job_script()) if self._keeper is not None else ""
+        """Return the script that each Slurm job runs, or that makes an allocation; '' locally."""
+        script = getattr(self._cluster, "job_script", None)
+        return "" if script is None else str(script())
 
     def logs(self) -> dict[str, str]:
         """Return what the workers logged, by address."""
@@ -151,8 +154,10 @@ def connect(
     where : str
         ``"local"``: worker processes on this machine, started now, over TLS on loopback. It works
         in a script without a ``__main__`` guard and in a notebook. The name of a Slurm profile
-        (``"pace-ice"``) or the path of one (``"./my-site.yaml"``): jobs, submitted now. Or the
-        address of a scheduler, ``"tcp://…"``, or the connection file of one (`Connection.file`).
+        (``"pace-ice"``) or the path of one (``"./my-site.yaml"``): jobs, submitted now.
+        ``"slurm-allocation"``: the tasks of the srun that runs this program, of which it returns in
+        one. Or the address of a scheduler, ``"tcp://…"``, or the connection file of one
+        (`Connection.file`).
     jobs : int, optional
         Worker processes, of Slurm one a job; locally by default one for each core, at most four,
         of Slurm one.
@@ -162,9 +167,12 @@ def connect(
         Of each worker, as ``"2GB"``; locally an equal share of what this process may use, of
         Slurm the profile's ``memory``.
     threads : int, optional
-        Threads of each local worker's searches; an equal share of the cores by default.
+        Threads of each local worker's searches; an equal share of the cores by default. Of an
+        allocation the task's cores.
     **overrides
-        Of Slurm: anything that a profile says (``walltime="2:00:00"``, ``account="…"``).
+        Of Slurm: anything that a profile says (``walltime="2:00:00"``, ``account="…"``); of an
+        allocation ``interface``, ``shared_temp_directory``, ``local_directory``,
+        ``death_timeout``.
 
     Returns
     -------
@@ -178,6 +186,8 @@ def connect(
     UsageError, SourceNotFoundError, ClusterError
         If the arguments are unknown or pass the profile's caps, or workers or scheduler cannot be
         reached.
+    SystemExit
+        Of an allocation, in all tasks but one, when that one has ended.
 
     Examples
     --------
@@ -191,7 +201,11 @@ def connect(
         return _attach(where)
     if where.endswith(".json"):
         return _attach(*read_connection(where))
-    if where != "local" and is_profile(where):
+    if where == ALLOCATION:
+        if jobs is not None or adapt is not None:
+            raise UsageError("jobs and adapt: srun's --ntasks says how many an allocation has.")
+        return _join(memory_limit, threads, overrides)
+    if is_profile(where):
         return _submit(where, jobs, adapt, {"memory": memory_limit, **overrides}, threads)
     if where != "local":
         raise UsageError(
@@ -219,6 +233,15 @@ def _start_local(
         _end(client, cluster, keys)
         raise
     return Connection(client, cluster, keys)
+
+
+def _join(
+    memory_limit: int | str | None, threads: int | None, overrides: dict[str, Any]
+) -> Connection:
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads={threads} of each worker: at least 1 is needed.")
+    return Connection(*join_allocation(overrides, limit, threads, tell))
 
 
 def _submit(

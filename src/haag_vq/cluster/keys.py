@@ -11,28 +11,47 @@ from pathlib import Path
 from distributed.security import Security
 
 from haag_vq.errors import SourceNotFoundError, UsageError, WriteError
-from haag_vq.tempdirs import new_directory, remove_stale
+from haag_vq.tempdirs import named_directory, new_directory, remove_stale
 
 KEY_DIR_PREFIX = "haag-vq-tls-"
+CONNECTION = "connection.json"
 
 
-def new_key_directory(parent: str | os.PathLike[str] | None = None) -> Path:
+def new_key_directory(
+    parent: str | os.PathLike[str] | None = None, name: str | None = None
+) -> Path:
     """Make a directory for keys, 0700, below `parent`, which is made too, or among temporary files.
+
+    Parameters
+    ----------
+    name : str, optional
+        By which other processes find it (`named_key_directory`); none but they know a random one.
 
     Raises
     ------
     WriteError
-        If it cannot be made.
+        If it cannot be made, or is there.
     """
     try:
         if parent is not None:
             Path(parent).mkdir(mode=0o700, parents=True, exist_ok=True)
-        return new_directory(KEY_DIR_PREFIX, parent)
+        return new_directory(KEY_DIR_PREFIX, parent, name)
     except OSError as error:
         raise WriteError(
             f"cannot make a private directory for TLS keys in {parent or tempfile.gettempdir()}: "
             f"{error.strerror}."
         ) from error
+
+
+def named_key_directory(parent: str | os.PathLike[str], name: str) -> Path:
+    """Where `new_key_directory` makes the directory of a name."""
+    return named_directory(KEY_DIR_PREFIX, parent, name)
+
+
+def is_private(directory: Path) -> bool:
+    """Whether a directory is this user's, and nobody else can look or write into it."""
+    found = directory.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def write_keys(directory: Path) -> tuple[Security, dict[str, str]]:
@@ -71,15 +90,19 @@ def security_of(paths: Mapping[str, str]) -> Security:
 
 
 def write_connection(directory: Path, address: str, paths: Mapping[str, str]) -> Path:
-    """Write the file by which another process of the user attaches; 0600, as the keys it names."""
-    path = directory / "connection.json"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """Write the file by which another process of the user attaches; 0600, as the keys it names.
+
+    It is there whole or not at all: the tasks of an allocation look for it from the beginning.
+    """
+    path, part = directory / CONNECTION, directory / f"{CONNECTION}.part"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "w") as file:
         json.dump({"address": address, **paths}, file, indent=1)
+    part.replace(path)
     return path
 
 
-def read_connection(path: str) -> tuple[str, Security]:
+def read_connection(path: str | os.PathLike[str]) -> tuple[str, Security]:
     """Read a file of `write_connection`: the scheduler's address, and what it takes to be let in.
 
     Raises

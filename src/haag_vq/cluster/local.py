@@ -155,7 +155,7 @@ def start_local_cluster(
     keys = new_key_directory()
     try:
         security, paths = write_keys(keys)
-        env = _worker_environment(paths, n_threads)
+        env = worker_environment(paths, n_threads)
         opts = {
             "nthreads": 1,
             "memory_limit": limit,
@@ -207,7 +207,7 @@ def wait_for_workers(client: Any, n_workers: int, limit: int | None) -> None:
         ) from error
 
 
-def _worker_environment(keys: dict[str, str], n_threads: int) -> dict[str, str]:
+def worker_environment(keys: dict[str, str], n_threads: int) -> dict[str, str]:
     """Environment of a worker: TLS files by Dask's configuration, and its share of the cores."""
     config = {
         "distributed": {

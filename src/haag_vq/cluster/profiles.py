@@ -21,6 +21,11 @@ from haag_vq.errors import SourceNotFoundError, UsageError
 SHIPPED = Path(__file__).with_name("profiles")
 DEFAULTS = "generic-slurm"
 
+# Tasks of an srun, which is there already.
+ALLOCATION = "slurm-allocation"
+# These are listed with the profiles, but submit nothing.
+MODES = ("local", ALLOCATION)
+
 # dask-jobqueue's, with its meaning; `processes` is there for its sake and must be 1.
 _JOBQUEUE_KEYS = (
     "cores",
@@ -59,13 +64,14 @@ LISTS = ("job-extra-directives", "job-script-prologue")
 
 
 def shipped_names() -> list[str]:
-    """Names of the profiles that come with the package."""
+    """Names of the profiles that come with the package, and of the `MODES`."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
 def is_profile(where: str) -> bool:
-    """Whether `where` names a profile: one that is shipped, or a YAML file."""
-    return where in shipped_names() or where.endswith((".yaml", ".yml"))
+    """Whether `where` names a profile of jobs: one that is shipped, or a YAML file."""
+    names = [name for name in shipped_names() if name not in MODES]
+    return where in names or where.endswith((".yaml", ".yml"))
 
 
 def read_settings(where: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

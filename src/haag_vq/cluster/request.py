@@ -107,7 +107,7 @@ def job_request(where: str, overrides: Mapping[str, Any]) -> JobRequest:
     margin = max(MARGIN_BYTES, int(memory * MARGIN_SHARE))
     walltime = parse_walltime(str(settings["walltime"]))
     # Workers that leave together would take with them what only they held.
-    stagger = _seconds(settings, "lifetime-stagger", min(600, walltime // 8))
+    stagger = seconds_of(settings, "lifetime-stagger", min(600, walltime // 8))
     end = min(END_SECONDS, walltime // 4)
     request = JobRequest(
         where,
@@ -116,7 +116,7 @@ def job_request(where: str, overrides: Mapping[str, Any]) -> JobRequest:
         parse_bytes(settings["job-mem"]) if settings.get("job-mem") else memory + margin,
         _count(where, settings, "job-cpu", cores),
         walltime,
-        _seconds(settings, "lifetime", walltime - stagger - end),
+        seconds_of(settings, "lifetime", walltime - stagger - end),
         stagger,
         str(settings["death-timeout"]),
         settings,
@@ -125,6 +125,11 @@ def job_request(where: str, overrides: Mapping[str, Any]) -> JobRequest:
     _check_lifetime(request, end)
     _check_caps(request)
     return request
+
+
+def worker_bytes(job_bytes: int) -> int:
+    """Most that a worker may have where all of a job is `job_bytes`: the rest is its margin."""
+    return min(job_bytes - MARGIN_BYTES, int(job_bytes / (1 + MARGIN_SHARE)))
 
 
 def parse_walltime(text: str) -> int:
@@ -228,8 +233,8 @@ def _count(where: str, settings: Mapping[str, Any], name: str, default: int) -> 
     return int(value)
 
 
-def _seconds(settings: Mapping[str, Any], name: str, default: int) -> int:
-    """Read a time that Dask would: a number of seconds, or as ``10m``."""
+def seconds_of(settings: Mapping[str, Any], name: str, default: int) -> int:
+    """Read a time that Dask would, in seconds: a number of them, or as ``10m``."""
     value = settings.get(name)
     if value is None:
         return default

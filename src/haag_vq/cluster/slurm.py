@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def start_slurm_cluster(request: JobRequest) -> tuple[Any, Security, Path]:
         If the directory for the keys cannot be made.
     """
     check_slurm()
-    _warn_on_a_login_node()
-    jobqueue = _jobqueue()
-    shared = os.path.expanduser(request.settings.get("shared-temp-directory") or SHARED)
+    warn_on_a_login_node()
+    dask_jobqueue = jobqueue()
+    shared = shared_directory(request.settings)
     if os.path.isdir(shared):
         remove_stale_keys(shared)
     keys = new_key_directory(shared)
@@ -62,7 +63,7 @@ def start_slurm_cluster(request: JobRequest) -> tuple[Any, Security, Path]:
         security, paths = write_keys(keys)
         settings = {**quiet_settings(), "distributed.scheduler.allowed-failures": ALLOWED_LOSSES}
         with dask.config.set(settings):
-            cluster = jobqueue.SLURMCluster(
+            cluster = dask_jobqueue.SLURMCluster(
                 **_options(request),
                 protocol="tls://",
                 security=security,
@@ -85,7 +86,7 @@ def start_slurm_cluster(request: JobRequest) -> tuple[Any, Security, Path]:
 def job_script(request: JobRequest) -> str:
     """Return the script that a job of this profile runs, the scheduler's address left open."""
     options = _options(request)
-    job = _jobqueue().slurm.SLURMJob(
+    job = jobqueue().slurm.SLURMJob(
         "tls://SCHEDULER:PORT",
         name="NAME",
         protocol="tls://",
@@ -93,6 +94,11 @@ def job_script(request: JobRequest) -> str:
     )
     script: str = job.job_script()
     return script
+
+
+def shared_directory(settings: Mapping[str, Any]) -> str:
+    """Directory that all nodes see, for keys."""
+    return os.path.expanduser(settings.get("shared-temp-directory") or SHARED)
 
 
 def log_directory(request: JobRequest) -> str:
@@ -148,7 +154,7 @@ def _quiet_variables() -> list[str]:
     ]
 
 
-def _jobqueue() -> Any:
+def jobqueue() -> Any:
     """Import dask-jobqueue without what its import does to Ctrl-C.
 
     It replaces the handler of SIGINT by one that ends the program, and can only do so in the main
@@ -165,13 +171,14 @@ def _jobqueue() -> Any:
         signal.signal(signal.SIGINT, before)
 
 
-def _warn_on_a_login_node() -> None:
+def warn_on_a_login_node() -> None:
     """Warn where client and scheduler would run on none of the cluster's compute nodes."""
     host = socket.gethostname()
     nodes = set() if "SLURM_JOB_ID" in os.environ else compute_nodes()
     if nodes and host not in nodes and host.split(".")[0] not in nodes:
         warnings.warn(
             f"client and scheduler run here, on {host}, which is none of the cluster's compute "
-            "nodes. Sites allow little work on login nodes: for a long job, run this inside a job.",
+            "nodes. Sites allow little work on login nodes: for a long job, run this inside a job "
+            "(haag-vq submit).",
             stacklevel=4,
         )

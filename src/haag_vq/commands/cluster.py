@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from haag_vq.cluster.profiles import read_settings, shipped_names
+from haag_vq.cluster.profiles import MODES, read_settings, shipped_names
 from haag_vq.cluster.request import Caps, JobRequest, format_walltime, job_request
 from haag_vq.cluster.slurm import job_script
 from haag_vq.commands.workers import add_settings
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
     if args.action == "list":
         found = {name: read_settings(name, {}).get("description", "") for name in shipped_names()}
         return found, list(found.items())
-    if args.profile is None or args.profile == "local":
+    if args.profile is None or args.profile in MODES:
         raise UsageError(
             f"cluster {args.action} needs a Slurm profile: a name of `haag-vq cluster list` "
             "or the path of one."

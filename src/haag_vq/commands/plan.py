@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
 def _profile(args: argparse.Namespace) -> tuple[str | None, int | None]:
     """Return the profile to plan for: --profile, or the job's own --cluster."""
     cluster = getattr(args, "cluster", "local")
-    own = cluster if cluster not in (None, "local") and is_profile(cluster) else None
+    own = cluster if cluster is not None and is_profile(cluster) else None
     if args.profile is not None and own not in (None, args.profile):
         raise UsageError(f"--profile {args.profile} and --cluster {own}: name one of them.")
     jobs = args.profile_jobs or getattr(args, "jobs", None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from haag_vq.cluster import Connection, connect
+from haag_vq.cluster.profiles import ALLOCATION
 from haag_vq.commands.arguments import positive, size
 from haag_vq.errors import UsageError
 
@@ -21,8 +24,9 @@ def add_workers(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
         "--cluster",
         default=None if otherwise else "local",
         metavar="NAME",
-        help="a Slurm profile (`haag-vq cluster list`), the path of one, or the address or "
-        f"connection file of a scheduler (default: {otherwise or LOCAL})",
+        help="a Slurm profile (`haag-vq cluster list`), the path of one, slurm-allocation inside "
+        "one, or the address or connection file of a scheduler "
+        f"(default: {otherwise or LOCAL})",
     )
     group.add_argument("--jobs", type=positive, help="of Slurm: jobs (default: 1)")
     add_settings(group)
@@ -43,14 +47,32 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
     )
 
 
+@contextmanager
+def task_of_allocation(args: argparse.Namespace) -> Iterator[None]:
+    """Where all tasks of an srun run a command with the same words, run it in one.
+
+    The others do their part here and leave the program. That one is connected before the command
+    begins, so that they leave with it whatever becomes of it. Does nothing for other workers.
+    """
+    # A plan of such a job computes nothing.
+    if getattr(args, "cluster", None) != ALLOCATION or hasattr(args, "planned"):
+        yield
+        return
+    with connect_workers(args) as args.connection:
+        yield
+
+
 def connect_workers(args: argparse.Namespace) -> Connection:
-    """Connect as parsed arguments say.
+    """Connect as parsed arguments say, unless that has been done.
 
     Raises
     ------
     UsageError
         If options of local workers are mixed with those of Slurm.
     """
+    made: Connection | None = getattr(args, "connection", None)
+    if made is not None:
+        return made
     if args.cluster in (None, "local"):
         if args.jobs is not None or args.settings:
             raise UsageError("--jobs and --set go with --cluster; local processes are --workers.")
