@@ -64,6 +64,7 @@ def test_the_five_loaders_on_worker_processes(live: Hub, tmp_path: Path) -> None
     ("where", "how"),
     [
         ("msmarco", "--no-streaming"),
+        ("msmarco", "--streaming"),
         (f"hf://datasets/{MSMARCO}/passages_npy/*.npy", "--streaming"),
     ],
 )
@@ -80,6 +81,21 @@ def test_ground_truth_from_the_command_line(
     with np.load(out) as found:
         expected = oracle.neighbours(passages, passages[:6], 4, "l2")[1]
         assert_array_equal(found["ids"], expected)
+
+
+def test_the_requests_of_a_run_are_divided_over_its_workers(
+    live: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages, _ = write_msmarco(live.root)
+    monkeypatch.setenv("HAAG_VQ_HUB_REQUESTS", "3")
+    rows = np.arange(0, len(passages), 3)
+    with connect("local", jobs=3):
+        where = f"hf://datasets/{MSMARCO}/passages_npy/*.npy"
+        dataset = open_dataset(where, chunk_size=passages.shape[1] * 4 * 20)
+        live.latency_seconds, live.most_at_once = 0.03, 0
+        found = dataset.take(rows).vectors.compute()
+    assert_array_equal(found, passages[rows])
+    assert 1 < live.most_at_once <= 3
 
 
 def test_a_token_opens_and_is_nowhere_else(

@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,9 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from huggingface_hub import close_session
 
+from haag_vq import open_dataset
+from haag_vq.errors import ReadError
 from haag_vq.hub import transport
 from haag_vq.hub.files import HubFile
-from haag_vq.hub.transport import read_range
+from haag_vq.hub.transport import DEFAULT_DEADLINE_SECONDS, read_range
 from tests.hub.server import Hub
 
 REPO = "some/set"
@@ -132,6 +135,27 @@ def test_a_byte_flipped_under_tls_is_asked_for_again(
     assert len(starts) == 2
     assert starts[0] == 0
     assert FLIP_AT - (1 << 17) < starts[1] <= FLIP_AT
+
+
+def test_a_certificate_that_nobody_vouches_for_is_told_at_once(
+    tmp_path: Path, certificate: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    close_session()
+    (tmp_path / "hub" / REPO).mkdir(parents=True)
+    (tmp_path / "hub" / REPO / "x.npy").write_bytes(DATA)
+    with Hub(tmp_path / "hub", tls=certificate).running() as hub:
+        file = HubFile(hub.url, REPO, hub.commit(REPO), "x.npy", len(DATA), "0" * 64, "0" * 64)
+        started = time.monotonic()
+        told = r"127\.0\.0\.1:\d+ is not trusted: self.signed certificate.*SSL_CERT_FILE"
+        with pytest.raises(ReadError, match=told):
+            read_range(file, 0, memoryview(bytearray(10)))
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        with pytest.raises(ReadError, match=told):
+            open_dataset(f"hf://datasets/{REPO}/x.npy")
+    # Without any of the waits between tries.
+    assert time.monotonic() - started < DEFAULT_DEADLINE_SECONDS / 10
+    assert hub.log == []
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def _submit(
     least, most = adapt or (jobs or 1, jobs or 1)
     request = job_request(where, overrides)
     check_jobs(request, most)
-    cluster, security, keys = start_slurm_cluster(request)
+    cluster, security, keys = start_slurm_cluster(request, most)
     client = None
     try:
         client = Client(cluster, security=security)

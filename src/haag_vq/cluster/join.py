@@ -165,5 +165,5 @@ def _work(
     paths = {name: str(keys / f"{name}.pem") for name in ("ca", "cert", "key")}
     # What Dask logs of connections that end would be the end of every log; errors are raised.
     quiet = {"DASK_LOGGING__DISTRIBUTED": "critical"}
-    env = {**os.environ, **worker_environment(paths, threads), **quiet}
+    env = {**os.environ, **worker_environment(paths, threads, rank.n_workers), **quiet}
     os.execve(sys.executable, [*command, "--spec", spec], env)

@@ -26,6 +26,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.deploy.subprocess import Subprocess
 from distributed.security import Security
 
+from haag_vq import requests
 from haag_vq.cluster.keys import new_key_directory, write_connection, write_keys
 from haag_vq.cluster.quiet import quiet_settings
 from haag_vq.errors import ClusterError, UsageError
@@ -155,7 +156,7 @@ def start_local_cluster(
     keys = new_key_directory()
     try:
         security, paths = write_keys(keys)
-        env = worker_environment(paths, n_threads)
+        env = worker_environment(paths, n_threads, n_workers)
         opts = {
             "nthreads": 1,
             "memory_limit": limit,
@@ -207,8 +208,8 @@ def wait_for_workers(client: Any, n_workers: int, limit: int | None) -> None:
         ) from error
 
 
-def worker_environment(keys: dict[str, str], n_threads: int) -> dict[str, str]:
-    """Environment of a worker: TLS files by Dask's configuration, and its share of the cores."""
+def worker_environment(keys: dict[str, str], n_threads: int, n_workers: int) -> dict[str, str]:
+    """Environment of each of some workers: TLS files, by Dask's configuration, and its shares."""
     config = {
         "distributed": {
             "comm": {
@@ -222,5 +223,8 @@ def worker_environment(keys: dict[str, str], n_threads: int) -> dict[str, str]:
     }
     with dask.config.set(quiet_settings()):
         merged = dask.config.merge(dask.config.global_config, config)
-    threads = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
-    return {"DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(merged), **threads}
+    return {
+        "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(merged),
+        requests.VARIABLE: str(requests.of_each_worker(n_workers)),
+        **dict.fromkeys(THREAD_VARIABLES, str(n_threads)),
+    }

@@ -21,6 +21,7 @@ from typing import Any
 import dask
 from distributed.security import Security
 
+from haag_vq import requests
 from haag_vq.cluster.keys import (
     new_key_directory,
     remove_stale_keys,
@@ -37,8 +38,8 @@ from haag_vq.errors import ClusterError
 SHARED = "~/.cache/haag_vq/cluster"
 
 
-def start_slurm_cluster(request: JobRequest) -> tuple[Any, Security, Path]:
-    """Start a scheduler in this process for jobs of a profile; no job is submitted yet.
+def start_slurm_cluster(request: JobRequest, n_jobs: int) -> tuple[Any, Security, Path]:
+    """Start a scheduler in this process for up to `n_jobs` of a profile; none is submitted yet.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def start_slurm_cluster(request: JobRequest) -> tuple[Any, Security, Path]:
         settings = {**quiet_settings(), "distributed.scheduler.allowed-failures": ALLOWED_LOSSES}
         with dask.config.set(settings):
             cluster = dask_jobqueue.SLURMCluster(
-                **_options(request),
+                **_options(request, n_jobs),
                 protocol="tls://",
                 security=security,
                 silence_logs="error",
@@ -85,7 +86,7 @@ def start_slurm_cluster(request: JobRequest) -> tuple[Any, Security, Path]:
 
 def job_script(request: JobRequest) -> str:
     """Return the script that a job of this profile runs, the scheduler's address left open."""
-    options = _options(request)
+    options = _options(request, 1)
     job = jobqueue().slurm.SLURMJob(
         "tls://SCHEDULER:PORT",
         name="NAME",
@@ -107,8 +108,8 @@ def log_directory(request: JobRequest) -> str:
     return os.path.expanduser(named or f"{SHARED}/logs")
 
 
-def _options(request: JobRequest) -> dict[str, Any]:
-    """Arguments of dask-jobqueue for a request."""
+def _options(request: JobRequest, n_jobs: int) -> dict[str, Any]:
+    """Arguments of dask-jobqueue for a request, of which there are so many."""
     settings = request.settings
     threads = [f"export {name}={request.job_cores}" for name in THREAD_VARIABLES]
     return {
@@ -132,6 +133,7 @@ def _options(request: JobRequest) -> dict[str, Any]:
             "umask 077",
             *threads,
             "export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True",
+            f"export {requests.VARIABLE}={requests.of_each_worker(n_jobs)}",
             *_quiet_variables(),
             *settings["job-script-prologue"],
         ],

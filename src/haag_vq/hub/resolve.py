@@ -15,7 +15,7 @@ from haag_vq.hub import cached
 from haag_vq.hub.cached import CacheDir
 from haag_vq.hub.files import HubFile, Pin, Repository, endpoint, is_offline
 from haag_vq.hub.splits import CARD, names_of_split
-from haag_vq.hub.transport import read_range
+from haag_vq.hub.transport import read_range, refuse_untrusted
 from haag_vq.sources.open import has_vector_suffix
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -274,6 +274,7 @@ def _explained(repo: str, revision: str) -> Iterator[None]:
             raise tell(_unknown(repo)) from None
         raise ReadError(f"the Hub answers HTTP {status} for {repo}. Try again later.") from None
     except httpx2.TransportError as error:
+        refuse_untrusted(error, endpoint())
         raise ReadError(
             f"{endpoint()} cannot be reached for {repo} ({type(error).__name__}). Check the "
             "network and HF_ENDPOINT; compute nodes often have no internet: use a login node."

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import random
 import re
+import ssl
 import threading
 import time
 import warnings
@@ -16,13 +17,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from haag_vq.errors import FileChangedError, ReadError, SourceNotFoundError, UsageError
+from haag_vq import requests
+from haag_vq.errors import FileChangedError, ReadError, SourceNotFoundError
 from haag_vq.hub.files import HubFile, is_offline
 
-# Requests in flight of one process. A cluster's workers each have so many: give each its share
-# by this variable where the Hub answers 429.
-REQUESTS_VARIABLE = "HAAG_VQ_HUB_REQUESTS"
-DEFAULT_REQUESTS = 8
 # After so many seconds without success a read gives up; `datasets` tried for 1,660 (measured).
 DEADLINE_VARIABLE = "HAAG_VQ_HUB_DEADLINE"
 DEFAULT_DEADLINE_SECONDS = 300.0
@@ -65,8 +63,7 @@ class _Gate:
     def __call__(self) -> threading.BoundedSemaphore:
         with self._lock:
             if self._of is None or self._of[0] != os.getpid():
-                n = int(_setting(REQUESTS_VARIABLE, DEFAULT_REQUESTS))
-                self._of = os.getpid(), threading.BoundedSemaphore(n)
+                self._of = os.getpid(), threading.BoundedSemaphore(requests.of_this_process())
             return self._of[1]
 
 
@@ -96,9 +93,9 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
 
     Notes
     -----
-    Safe for several threads; at most ``HAAG_VQ_HUB_REQUESTS`` (8) requests of a process are in
-    flight. The token is read at each attempt, and goes to the Hub's own host only: the client
-    drops it when a redirection leads elsewhere.
+    Safe for several threads; at most `requests.of_this_process` requests are in flight. The token
+    is read at each attempt, and goes to the Hub's own host only: the client drops it when a
+    redirection leads elsewhere.
     """
     if is_offline():
         raise SourceNotFoundError(
@@ -107,7 +104,7 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
         )
     _look_at_endpoint(file.endpoint)
     progress = _Progress()
-    limit = _setting(DEADLINE_VARIABLE, DEFAULT_DEADLINE_SECONDS)
+    limit = requests.positive_number(DEADLINE_VARIABLE, DEFAULT_DEADLINE_SECONDS)
     started = time.monotonic()
     failures = 0
     while progress.done < len(buffer):
@@ -130,7 +127,7 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
                     f"for {time.monotonic() - started:.0f} s ({failures} tries, the last: "
                     f"{problem}); the limit is {limit:g} s without a new byte. "
                     f"{progress.done:,} bytes came. Try later, raise {DEADLINE_VARIABLE}, or "
-                    f"lower {REQUESTS_VARIABLE} where many workers read."
+                    f"lower {requests.VARIABLE} where many workers read."
                 ) from None
             time.sleep(wait)
 
@@ -182,9 +179,23 @@ def _attempt(file: HubFile, offset: int, buffer: memoryview, progress: _Progress
                 buffer[progress.done : progress.done + len(piece)] = piece
                 progress.done += len(piece)
     except httpx2.TransportError as error:
+        refuse_untrusted(error, file.url)
         raise _TryAgainError(f"{type(error).__name__}: {error}") from None
     if progress.done < len(buffer):
         raise _TryAgainError(f"the body ended {len(buffer) - progress.done:,} bytes early")
+
+
+def refuse_untrusted(error: BaseException, url: str) -> None:
+    """Raise ReadError if a connection failed for its certificate: that does not pass."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise ReadError(
+                f"{urlsplit(url).netloc} is not trusted: {cause.verify_message}. Behind a proxy "
+                "of your site, name its authorities in SSL_CERT_FILE (a .pem file); otherwise "
+                "check HF_ENDPOINT, and this machine's clock."
+            ) from None
+        cause = cause.__cause__ or cause.__context__
 
 
 def _check_status(file: HubFile, response: Any, has_token: bool) -> None:
@@ -255,15 +266,3 @@ def retry_after(text: str | None) -> float:
     with suppress(ValueError, TypeError):
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     return 0.0
-
-
-def _setting(variable: str, default: float) -> float:
-    """Read a positive number from the environment."""
-    text = os.environ.get(variable)
-    if not text:
-        return default
-    with suppress(ValueError):
-        value = float(text)
-        if 1 <= value < float("inf"):
-            return value
-    raise UsageError(f"{variable}={text!r} must be a number of at least 1.")
