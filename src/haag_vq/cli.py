@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _end_in_order_when_terminated()
     if not args.debug:
         # What matters comes back as an error; what Dask logs while it is closed is noise.
-        for name in ("distributed", "tornado", "asyncio"):
+        for name in ("distributed", "distributed.client", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with task_of_allocation(args):

@@ -11,6 +11,8 @@ from typing import Any
 import dask
 from dask.base import get_scheduler
 from distributed import get_worker, wait
+from distributed.client import FutureCancelledError, FuturesCancelledError
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from haag_vq.deaths import Death, Deaths, Sight, sight
@@ -22,6 +24,9 @@ from haag_vq.memory import (
     process_allowance,
     worker_allowance,
 )
+
+# Dask's word for why futures are cancelled when the client has lost the scheduler.
+_LOST = "scheduler-connection-lost"
 
 # A nanny restarts its worker in a second or two; without nannies nobody does.
 NO_WORKERS_SECONDS = 30
@@ -133,6 +138,15 @@ def run(
             f"a task was lost with its worker {error.allowed_failures + 1} times and given up "
             f"({error.task}). The usual cause is memory: the operating system or Slurm killed the "
             "worker. Give each worker more, use a smaller chunk_size, or see the workers' logs."
+        ) from error
+    except (CommClosedError, FutureCancelledError, FuturesCancelledError) as error:
+        groups = getattr(error, "error_groups", [error])
+        if any(getattr(group, "reason", _LOST) != _LOST for group in groups):
+            raise
+        raise ClusterError(
+            "the Dask scheduler was lost: it has ended, or this process cannot reach it any more. "
+            "Start it again, and the same job; what is finished is in the checkpoint, if it has "
+            "one."
         ) from error
     except BaseException:
         future.cancel()

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed import Client
 
-from haag_vq import cli, connect
+from haag_vq import cli, connect, ground_truth
 from haag_vq.cluster import Connection
 from haag_vq.cluster.keys import new_key_directory, read_connection, write_connection
 from haag_vq.cluster.slurm import warn_on_a_login_node
-from haag_vq.cluster.watch import CLIENT_NAME, GRACE_SECONDS, LOST_SECONDS, TOPIC, Watch
+from haag_vq.cluster.watch import (
+    CLIENT_NAME,
+    GRACE_SECONDS,
+    HURRY_SECONDS,
+    LOST_SECONDS,
+    TOPIC,
+    Watch,
+)
 from haag_vq.errors import ClusterError, UsageError, WriteError
+from haag_vq.sources import ArraySource
+from tests.cluster.gated import GatedSource, readers
 from tests.cluster.test_ranks import TASK
 from tests.support.waiting import wait_until
 
@@ -101,6 +114,35 @@ def test_the_scheduler_ends_with_its_client_and_no_other(local: Connection) -> N
     wait_until("it is gone", lambda: key not in scheduler.clients)
     assert not watch.look(scheduler, began + 200 + GRACE_SECONDS - 1)
     assert watch.look(scheduler, began + 200 + GRACE_SECONDS + 1)
+    # Slurm has told it to end, and kills soon.
+    watch.hurry()
+    assert not watch.look(scheduler, began + 200 + HURRY_SECONDS / 2)
+    assert watch.look(scheduler, began + 200 + 2 * HURRY_SECONDS)
+
+
+HOST = """\
+import time
+from haag_vq import connect
+with connect("local", jobs=1) as workers:
+    print(workers.file, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_scheduler_that_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives in another process, as the scheduler of an allocation does."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    gated = GatedSource(ArraySource(np.eye(9, dtype=np.float32)), tmp_path)
+    with subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        with connect(host.stdout.readline().strip()), ThreadPoolExecutor() as pool:
+            run = pool.submit(ground_truth, gated, np.eye(9, dtype=np.float32), k=2)
+            wait_until("it runs", lambda: readers(tmp_path))
+            host.kill()
+            with pytest.raises(ClusterError, match="the Dask scheduler was lost"):
+                run.result(timeout=60)
+            (tmp_path / "open").touch()
 
 
 def test_a_lost_worker_is_told_of_once(local: Connection) -> None:

@@ -14,7 +14,6 @@ import dask
 from distributed import Client
 from distributed.security import Security
 
-from haag_vq.cluster.join import join_allocation
 from haag_vq.cluster.keeper import Keeper
 from haag_vq.cluster.keys import CONNECTION, read_connection, remove_stale_keys
 from haag_vq.cluster.local import start_local_cluster, wait_for_workers
@@ -241,6 +240,9 @@ def _join(
     limit = None if memory_limit is None else parse_bytes(memory_limit)
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads} of each worker: at least 1 is needed.")
+    # It imports dask-jobqueue, for which nothing else has to wait.
+    from haag_vq.cluster.join import join_allocation
+
     return Connection(*join_allocation(overrides, limit, threads, tell))
 
 

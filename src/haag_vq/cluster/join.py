@@ -35,7 +35,9 @@ from haag_vq.cluster.profiles import ALLOCATION, read_settings
 from haag_vq.cluster.quiet import quiet_settings
 from haag_vq.cluster.ranks import CLIENT, SCHEDULER, Rank, memory_of_worker, this_rank
 from haag_vq.cluster.request import seconds_of
+from haag_vq.cluster.runner import Lead, Runner
 from haag_vq.cluster.slurm import shared_directory
+from haag_vq.cluster.watch import Watch
 from haag_vq.errors import ClusterError, HaagVQError, UsageError
 
 SETTINGS = ("interface", "shared-temp-directory", "local-directory", "death-timeout")
@@ -80,11 +82,8 @@ def join_allocation(
         memory_limit = memory_limit or memory_of_worker(rank)
     seconds = seconds_of(settings, "death-timeout", 300)
     shared = shared_directory(settings)
-    # It imports dask-jobqueue, of which nothing else here has a need.
-    from haag_vq.cluster.runner import Runner
-
     if rank.number == SCHEDULER:
-        _schedule(Runner, rank, shared, seconds, settings.get("interface"))
+        _schedule(rank, shared, seconds, settings.get("interface"))
     keys = named_key_directory(shared, rank.step)
     try:
         runner = Runner(rank, keys, seconds)
@@ -116,15 +115,14 @@ def _settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _schedule(
-    runner: Any, rank: Rank, shared: str, seconds: float, interface: str | None
-) -> NoReturn:
+def _schedule(rank: Rank, shared: str, seconds: float, interface: str | None) -> NoReturn:
     """Be the scheduler, then leave the program."""
+    watch = Watch(rank.n_workers, seconds)
     if threading.current_thread() is threading.main_thread():
-        # A Ctrl-C is for the client, with which this ends; what Slurm sends before it kills must
-        # not leave keys behind.
+        # A Ctrl-C, and what Slurm sends before it kills, is for the client: with it this ends, in
+        # order, and leaves no keys behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        signal.signal(signal.SIGTERM, lambda *_: watch.hurry())
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if os.path.isdir(shared):
         remove_stale_keys(shared)
@@ -133,21 +131,24 @@ def _schedule(
         security, paths = write_keys(keys)
         options = {**quiet_settings(), "distributed.scheduler.allowed-failures": ALLOWED_LOSSES}
         with dask.config.set(options):
-            runner(rank, keys, seconds, interface, paths, security)
+            Runner(rank, keys, seconds, Lead(security, paths, interface, watch))
     except (RuntimeError, OSError, ValueError) as error:
-        if isinstance(error, ClusterError):
-            raise
         raise ClusterError(
             f"slurm-allocation, {rank}: the scheduler did not start: {error}. If it is the "
             "network interface, name one that the nodes share: interface=… (as ib0)."
         ) from error
     finally:
         shutil.rmtree(keys, ignore_errors=True)
+    if not watch.client_came:
+        raise ClusterError(
+            "slurm-allocation: the scheduler's client, task 1, did not come within "
+            f"{seconds:.0f} s (death-timeout). What it wrote says why."
+        )
     sys.exit(0)
 
 
 def _work(
-    runner: Any, rank: Rank, keys: Path, settings: Mapping[str, Any], memory: int, threads: int
+    runner: Runner, rank: Rank, keys: Path, settings: Mapping[str, Any], memory: int, threads: int
 ) -> NoReturn:
     """Become a nanny with a worker, as every other worker of ours: a program of its own."""
     scratch = os.path.expanduser(os.path.expandvars(settings.get("local-directory") or ""))

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ POLL_SECONDS = 0.2
 CLOSE_SECONDS = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What the scheduler's task has and the others have not."""
+
+    security: Security
+    paths: dict[str, str]
+    """Files of the keys: ``ca``, ``cert``, ``key``."""
+    interface: str | None
+    """Network interface that the scheduler listens on; None: which the host's name means."""
+    watch: Watch
+
+
 class Runner(_SLURMRunner):  # type: ignore[misc, unused-ignore]
     """One task's part.
 
@@ -42,16 +55,14 @@ class Runner(_SLURMRunner):  # type: ignore[misc, unused-ignore]
     keys : Path
         Directory of the keys; made, with them in it, in the scheduler's task.
     seconds : float
-        How long scheduler and client wait for each other.
-    interface : str, optional
-        Network interface that the scheduler listens on.
-    paths : dict, optional
-        Of the scheduler: the files of the keys.
+        How long the others wait for the scheduler.
+    lead : Lead, optional
+        Of the scheduler's task.
 
     Raises
     ------
     ClusterError
-        If the other does not come in time, or the directory is open to others.
+        If the scheduler does not come in time, or the directory is open to others.
     """
 
     def __init__(
@@ -59,27 +70,25 @@ class Runner(_SLURMRunner):  # type: ignore[misc, unused-ignore]
         rank: Rank,
         keys: Path,
         seconds: float,
-        interface: str | None = None,
-        paths: dict[str, str] | None = None,
-        security: Security | None = None,
+        lead: Lead | None = None,
     ) -> None:
-        self.security = security
-        self._rank, self._keys, self._seconds, self._paths = rank, keys, seconds, paths
-        self._watch = Watch(rank.n_workers, seconds)
-        options: dict[str, Any] = {
-            "protocol": "tls://",
-            "security": security,
-            "interface": interface,
-            "dashboard_address": "127.0.0.1:0",
-            "dashboard": True,
-        }
+        self._rank, self._keys, self._seconds, self._lead = rank, keys, seconds, lead
+        options: dict[str, Any] = {}
+        if lead is not None:
+            options = {
+                "protocol": "tls://",
+                "security": lead.security,
+                "interface": lead.interface,
+                "dashboard_address": "127.0.0.1:0",
+                "dashboard": True,
+            }
         super().__init__(scheduler_file=str(keys / CONNECTION), scheduler_options=options)
 
     async def _start(self) -> None:
         # The base class would end scheduler and workers by a signal to themselves, and run workers
         # in this program, of which their nannies would start the user's script again.
         self.role = await self.get_role()
-        if self.role == Role.scheduler:
+        if self._lead is not None:
             await self.start_scheduler()
         else:
             self.scheduler_address = await self.get_scheduler_address()
@@ -91,18 +100,9 @@ class Runner(_SLURMRunner):  # type: ignore[misc, unused-ignore]
 
     async def on_scheduler_start(self, scheduler: Scheduler) -> None:
         """Tell the others where it is, and end it with the client."""
-        write_connection(self._keys, scheduler.address, self._paths or {})
-        self._watching = asyncio.create_task(self._watch.run(scheduler))
-
-    async def start_scheduler(self) -> None:
-        """Run the scheduler until the client has ended; ClusterError if there never was one."""
-        await super().start_scheduler()
-        self._watching.cancel()
-        if not self._watch.client_came:
-            raise ClusterError(
-                f"slurm-allocation: the scheduler's client, task 1, did not come within "
-                f"{self._seconds:.0f} s (death-timeout). What it wrote says why."
-            )
+        if self._lead is not None:
+            write_connection(self._keys, scheduler.address, self._lead.paths)
+            self._watching = asyncio.create_task(self._lead.watch.run(scheduler))
 
     async def get_scheduler_address(self) -> str:
         """Wait for the scheduler; take its keys."""
@@ -116,6 +116,8 @@ class Runner(_SLURMRunner):  # type: ignore[misc, unused-ignore]
                 )
             await asyncio.sleep(POLL_SECONDS)
         address, self.security = read_connection(self._keys / CONNECTION)
+        # Read now: the scheduler may have ended, and removed them, before they are needed last.
+        self._certificates = self.security.get_connection_args("client")
         return address
 
     def _is_there(self) -> bool:
@@ -134,11 +136,9 @@ class Runner(_SLURMRunner):  # type: ignore[misc, unused-ignore]
         if self.status != Status.running or self.role != Role.client:
             return
         self.status = Status.closed
-        if self.security is not None:
-            certificates = self.security.get_connection_args("client")
-            scheduler = rpc(
-                self.scheduler_address, timeout=CLOSE_SECONDS, connection_args=certificates
-            )
-            with suppress(OSError, TimeoutError):
-                await asyncio.wait_for(scheduler.terminate(), CLOSE_SECONDS)
-            await scheduler.close_rpc()
+        scheduler = rpc(
+            self.scheduler_address, timeout=CLOSE_SECONDS, connection_args=self._certificates
+        )
+        with suppress(OSError, TimeoutError):
+            await asyncio.wait_for(scheduler.terminate(), CLOSE_SECONDS)
+        await scheduler.close_rpc()

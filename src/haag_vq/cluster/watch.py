@@ -17,6 +17,9 @@ PERIOD_SECONDS = 0.5
 # A client whose connection broke may come again.
 GRACE_SECONDS = 5.0
 
+# What Slurm has told to end, it soon kills.
+HURRY_SECONDS = 1.0
+
 # A nanny has its worker back in a second or two.
 LOST_SECONDS = 10.0
 
@@ -36,6 +39,7 @@ class Watch:
         self.client_came = False
         self._n_workers = n_workers
         self._patience = seconds
+        self._grace = GRACE_SECONDS
         self._client_seen = time.monotonic()
         self._workers_seen: dict[str, tuple[float, str]] = {}
         """When, and on which host, by name."""
@@ -48,13 +52,17 @@ class Watch:
         finally:
             await scheduler.close(reason="its client has ended")
 
+    def hurry(self) -> None:
+        """Wait no longer than it takes a client to say goodbye."""
+        self._patience = self._grace = HURRY_SECONDS
+
     def look(self, scheduler: Any, now: float) -> bool:
         """Look once; returns whether the client has ended or will not come."""
         self._tell_lost(scheduler, now)
         if any(name.startswith(f"Client-{CLIENT_NAME}-") for name in scheduler.clients):
             self.client_came = True
             self._client_seen = now
-            self._patience = GRACE_SECONDS
+            self._patience = self._grace
         return now - self._client_seen > self._patience
 
     def _tell_lost(self, scheduler: Any, now: float) -> None:
