@@ -19,9 +19,13 @@ from haag_vq import (
     load_dbpedia_openai_1536,
     load_dbpedia_openai_1536_100k,
     load_dbpedia_openai_3072,
+    load_dummy_dataset,
     open_dataset,
 )
+from haag_vq.commands import compare, evaluate
 from haag_vq.errors import DataError, SourceNotFoundError, UsageError
+from haag_vq.export import export_vectors
+from tests.commands.running import run
 from tests.groundtruth import oracle
 from tests.hub.conftest import Run
 from tests.hub.repos import (
@@ -81,6 +85,47 @@ def test_ground_truth_from_the_command_line(
     with np.load(out) as found:
         expected = oracle.neighbours(passages, passages[:6], 4, "l2")[1]
         assert_array_equal(found["ids"], expected)
+
+
+@pytest.mark.parametrize("how", ["--streaming", "--no-streaming"])
+def test_the_publishers_truth_is_compared_and_scored_with(
+    live: Hub, tmp_path: Path, how: str
+) -> None:
+    write_msmarco(live.root)
+    streaming = how == "--streaming"
+    for limit, heads_only in ((None, False), (100, True)):
+        dataset = open_dataset("msmarco", limit=limit, streaming=streaming)
+        truth = ground_truth(dataset, k=5, metric="cosine")
+        truth.save(tmp_path / "gt.npz")
+        facts, _ = run(compare, tmp_path / "gt.npz", "published:msmarco", how)
+        assert (facts["agree"], facts["heads_only"]) == (True, heads_only)
+        np.save(tmp_path / "result.npy", truth.ids)
+        words = (tmp_path / "result.npy", "published:msmarco", how, "--base", "msmarco")
+        if limit is None:
+            facts, _ = run(evaluate, *words, "--k", "5")
+            assert facts["recall"]["5"]["mean"] == 1.0
+        else:
+            with pytest.raises(UsageError, match="whole base"):
+                run(evaluate, *words, "--limit", str(limit))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x.npy", "x.parquet"])
+def test_a_worker_that_reads_from_the_hub_keeps_to_its_projection(
+    live: Hub, program: Run, tmp_path: Path, name: str
+) -> None:
+    path = live.root / "some" / "set" / name
+    path.parent.mkdir(parents=True)
+    base = load_dummy_dataset(60_000, 512).source
+    export_vectors(base, path, "float16" if name.endswith(".npy") else "float32")
+    words = ("--queries", "first:50", "--k", "10", "--workers", "1", "--chunk-size", "64MiB")
+    out = ("--out", str(tmp_path / "gt.npz"), "--json", "--quiet")
+    where = f"hf://datasets/some/set/{name}"
+    done = program(*CLI, "ground-truth", where, "--streaming", *words, *out)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    print(f"{name}: {found['peak_rss_bytes']:,} of {found['projected_bytes']:,} projected")
+    assert 0 < found["peak_rss_bytes"] <= found["projected_bytes"]
 
 
 def test_the_requests_of_a_run_are_divided_over_its_workers(
