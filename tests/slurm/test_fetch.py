@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from haag_vq import cli
-from tests.hub.repos import MSMARCO, write_msmarco
+from tests.hub.repos import write_msmarco
 from tests.hub.server import Hub
 from tests.slurm.conftest import Slurm
 
