@@ -6,7 +6,9 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +46,8 @@ class Slurm:
         return done.stdout
 
     def jobs(self) -> dict[str, tuple[str, str]]:
-        """State and node of each job in the queue, by number."""
-        lines = self.run("squeue", "-h", "-o", "%i|%T|%N").splitlines()
+        """State and node of each job in the queue, by number; not of those that preempt."""
+        lines = self.run("squeue", "-h", "-p", "all", "-o", "%i|%T|%N").splitlines()
         return {number: (state, node) for number, state, node in (x.split("|") for x in lines)}
 
 
@@ -60,6 +62,16 @@ def free_ports(n: int) -> int:
             continue
         return first
     raise AssertionError("no free ports")
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print how long something took: docs/cluster.md has it from ``pytest -rP``."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        print(f"TOOK {what}: {time.monotonic() - began:.1f} s")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from haag_vq import connect, ground_truth, open_dataset
 from haag_vq.errors import DataError, ReadError, WriteError
 from haag_vq.sources import ArraySource
 from tests.groundtruth import oracle
-from tests.slurm.conftest import Slurm
+from tests.slurm.conftest import Slurm, timed
 from tests.support.files import vectors, write_parquet
 from tests.support.waiting import wait_until
 
@@ -41,11 +41,12 @@ def test_a_disk_without_room_is_told_and_the_same_command_goes_on(
     with (
         connect(slurm.profile, jobs=1, **full) as connection,
         pytest.raises(WriteError, match=r"writing .*rows-.*\.part failed: File too large"),
+        timed("scratch full, to the error"),
     ):
         ground_truth(base, XQ, k=K, chunk_size=CHUNK, checkpoint=kept)
     assert connection.client.status == "closed"
     assert [path.name for path in kept.glob("*rows-*")] == []
-    with connect(slurm.profile, jobs=1):
+    with connect(slurm.profile, jobs=1), timed("scratch full, the same again"):
         check(ground_truth(base, XQ, k=K, chunk_size=CHUNK, checkpoint=kept))
 
 
@@ -64,13 +65,17 @@ def test_a_damaged_shard_is_told_with_its_rows_and_the_rest_is_kept(
     kept = tmp_path / "kept"
     search: dict[str, Any] = {"k": K, "chunk_size": n // 4 * DIM * 4, "checkpoint": kept}
     with connect(slurm.profile, jobs=1):
-        with pytest.raises((DataError, ReadError), match=r"3\.parquet.*rows? .*\d"):
+        with (
+            pytest.raises((DataError, ReadError), match=r"3\.parquet.*rows? .*\d"),
+            timed("a damaged shard, to the error"),
+        ):
             ground_truth(open_dataset(tmp_path / "*.parquet"), XQ, **search)
         # A block that was begun before the error was told comes to its end.
         wait_until("no attempts", lambda: not list(kept.glob("attempt-*")))
         assert list(kept.glob("rows-*")), "what was finished before is kept"
         shard.write_bytes(whole)
-        truth = ground_truth(open_dataset(tmp_path / "*.parquet"), XQ, **search)
+        with timed("a damaged shard, replaced"):
+            truth = ground_truth(open_dataset(tmp_path / "*.parquet"), XQ, **search)
     assert truth.run is not None
     assert truth.run.n_reused_rows > 0
     keys, ids = oracle.neighbours(x, XQ, K, "l2")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from haag_vq import connect, ground_truth, load_ground_truth
-from tests.slurm.conftest import Slurm
-from tests.slurm.test_jobs import CHUNK, XQ, K, Slow, X, all_up, check, nodes_of
+from tests.slurm.conftest import Slurm, timed
+from tests.slurm.test_jobs import CHUNK, XQ, K, N, Slow, X, all_up, check, nodes_of
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -31,8 +31,12 @@ def test_workers_that_retire_in_turn_are_followed_by_others(slurm: Slurm, tmp_pa
     """Every worker leaves at the end of its lifetime, and none takes the run with it."""
     seen: set[str] = set()
     found: list[Any] = []
-    slow = Slow(X, 1.0)
-    with connect(slurm.profile, jobs=2, lifetime="8", lifetime_stagger="2") as connection:
+    slow = Slow(X, 1.0, told=tmp_path / "reads")
+    lives: dict[str, Any] = {"lifetime": "8", "lifetime_stagger": "2"}
+    with (
+        connect(slurm.profile, jobs=2, **lives) as connection,
+        timed("retirement in turn, 20 blocks of 1 s"),
+    ):
         run = Thread(
             target=lambda: found.append(
                 ground_truth(slow, XQ, k=K, chunk_size=CHUNK, checkpoint=tmp_path / "kept")
@@ -45,6 +49,8 @@ def test_workers_that_retire_in_turn_are_followed_by_others(slurm: Slurm, tmp_pa
     assert found
     check(found[0])
     assert len(seen) >= 4
+    reads = (tmp_path / "reads").read_text().split()
+    print(f"{len(seen)} workers, {len(reads) - len(set(reads))} blocks again")
 
 
 def test_a_job_that_never_starts_keeps_nobody_waiting(slurm: Slurm, capsys: Any) -> None:
@@ -58,7 +64,8 @@ def test_a_job_that_never_starts_keeps_nobody_waiting(slurm: Slurm, capsys: Any)
         with connect(slurm.profile, jobs=1, job_extra_directives=there) as held:
             with connect(slurm.profile, jobs=1) as connection:
                 all_up(connection, 1)
-                check(ground_truth(Slow(X, 0.05), XQ, k=K, chunk_size=CHUNK))
+                with timed("one job held, the other's 20 blocks of 0.05 s"):
+                    check(ground_truth(Slow(X, 0.05), XQ, k=K, chunk_size=CHUNK))
             assert nodes_of(held) == {}
             wait_until("its reason", lambda: "Resources" in capsys.readouterr().err)
     finally:
@@ -76,11 +83,16 @@ def test_a_killed_client_is_followed_by_the_same_command(slurm: Slurm, tmp_path:
     command = [sys.executable, "-m", "haag_vq", *words, "--quiet", "--json"]
     with subprocess.Popen(command, start_new_session=True) as client:
         wait_until("some rows", lambda: len(finished(kept)) > 3)
+        n_finished = len(finished(kept))
         os.killpg(client.pid, signal.SIGKILL)
     assert not out.exists()
-    wait_until("its jobs are gone", lambda: not slurm.jobs())
+    with timed("client killed, its jobs gone (death-timeout=3)"):
+        wait_until("its jobs are gone", lambda: not slurm.jobs())
     assert list((slurm.home / "shared").iterdir()) != []
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert json.loads(again.stdout)["reused_rows"] > 0
+    with timed(f"client killed with {n_finished} files of rows, the same again"):
+        again = subprocess.run(command, check=True, capture_output=True, text=True)
+    n_reused = json.loads(again.stdout)["reused_rows"]
+    assert n_reused > 0
+    print(f"{n_reused} of {N} rows were kept")
     check(load_ground_truth(out))
     assert list((slurm.home / "shared").iterdir()) == []

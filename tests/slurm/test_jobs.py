@@ -28,7 +28,7 @@ from haag_vq.cluster import Connection
 from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.sources import ArraySource
 from tests.groundtruth import oracle
-from tests.slurm.conftest import LAUNCHER, Slurm, free_ports
+from tests.slurm.conftest import LAUNCHER, Slurm, free_ports, timed
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -195,6 +195,7 @@ def test_jobs_that_die_at_the_start_end_the_run_with_their_log(slurm: Slurm) -> 
     with (
         connect(slurm.profile, jobs=1, job_script_prologue=fatal),
         pytest.raises(ClusterError, match="3 jobs in a row .* exit code 3:0.*no such module"),
+        timed("jobs that die at the start, to the error"),
     ):
         ground_truth(DATASET, k=K)
 

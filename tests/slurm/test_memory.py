@@ -16,7 +16,7 @@ from haag_vq.sources import ArraySource
 from tests.cluster.gated import GatedSource, readers
 from tests.cluster.hungry import Hungry, meals
 from tests.groundtruth import oracle
-from tests.slurm.conftest import Slurm
+from tests.slurm.conftest import Slurm, timed
 from tests.support.files import vectors
 from tests.support.waiting import wait_until
 
@@ -43,6 +43,7 @@ def test_rows_over_the_jobs_memory_twice_end_the_run(slurm: Slurm, tmp_path: Pat
         connect(slurm.profile, jobs=1, **TIGHT),
         pytest.warns(UserWarning, match=r"rows 200:300 ran out of memory.*tried once more"),
         pytest.raises(InsufficientMemoryError) as caught,
+        timed("over --mem twice, to the error"),
     ):
         ground_truth(hungry, XQ, k=K, chunk_size=CHUNK, checkpoint=tmp_path / "kept")
     told = str(caught.value)
@@ -61,6 +62,7 @@ def test_once_over_the_jobs_memory_it_goes_on(slurm: Slurm, tmp_path: Path) -> N
     with (
         connect(slurm.profile, jobs=1, **TIGHT),
         pytest.warns(UserWarning, match=r"rows 700:800 ran out of memory.*tried once more"),
+        timed("over --mem once, to the answer"),
     ):
         truth = ground_truth(hungry, XQ, k=K, chunk_size=CHUNK, checkpoint=tmp_path / "kept")
     check(truth)
