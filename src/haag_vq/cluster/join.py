@@ -141,7 +141,7 @@ def _schedule(rank: Rank, shared: str, seconds: float, interface: str | None) ->
         shutil.rmtree(keys, ignore_errors=True)
     if not watch.client_came:
         raise ClusterError(
-            "slurm-allocation: the scheduler's client, task 1, did not come within "
+            "slurm-allocation: the scheduler's client, task 1, never came; it had "
             f"{seconds:.0f} s (death-timeout). What it wrote says why."
         )
     sys.exit(0)
