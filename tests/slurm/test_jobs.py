@@ -126,9 +126,12 @@ def lose_node(slurm: Slurm, connection: Connection) -> None:
 def whole(slurm: Slurm) -> Iterator[Slurm]:
     """Slurm, whose nodes are of use again afterwards."""
     yield slurm
-    drained = slurm.run("sinfo", "-h", "-N", "-p", "all", "-t", "drain", "-o", "%n").split()
-    for node in drained:
-        slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+    lines = slurm.run("sinfo", "-h", "-N", "-p", "all", "-o", "%n %t").splitlines()
+    for node, state in (line.split() for line in lines):
+        if state != "idle":
+            # Down, so that a job which ended on a lost node is no longer waited for.
+            slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+            slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
     # It starts the daemons that are gone, and waits for idle nodes.
     subprocess.run([LAUNCHER, "start", slurm.daemons], check=True, capture_output=True)
 
