@@ -10,8 +10,10 @@ float16 .npy shards in the page cache, cosine, k=100. Three things are measured:
     start      from no Slurm at all: until it is up, the first worker is, three workers are on three
                nodes, and they have searched the first tenth of the rows
     scaling    one-core workers, 1, 2 and 3 of them, beside as many processes that do nothing but
-               NumPy's sgemm on one thread. All live through all runs, which take turns; medians. A
-               search is timed from the call to the answer, its workers being there.
+               NumPy's sgemm on one thread, in turns; medians. Each job and each process is bound
+               to one core, as a site's Slurm binds it: what else a worker does would run on the
+               other core where it is free. A search is timed from the call to the answer, its
+               workers being there and warm.
     overhead   many blocks of 16 rows, on one worker and without Dask's scheduler: what a task costs
                beyond its work
 
@@ -21,6 +23,7 @@ says what there was to be had.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -53,6 +56,7 @@ interface: lo
 shared-temp-directory: {home}/shared
 log-directory: {home}/logs
 local-directory: {home}/local
+job-script-prologue: taskset -pc $(( SLURM_JOB_ID % $(nproc --all) )) $$ > /dev/null
 """
 
 
@@ -87,8 +91,10 @@ def make_data(home: Path, n_rows: int, n_queries: int) -> tuple[str, Path]:
     return str(home / f"passages-{n_rows}-*.npy"), queries
 
 
-def serve_sgemm(queries: Path) -> None:
-    """Multiply on one thread, once for every line that comes in; answer with the seconds."""
+def serve_sgemm(queries: Path, number: int) -> None:
+    """Multiply on one core, once for every line that comes in; answer with the seconds."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
     xq = np.load(queries)
     x = np.random.default_rng(0).standard_normal((SGEMM_ROWS, DIM), np.float32)
     out = np.empty((len(xq), len(x)), np.float32)
@@ -105,13 +111,13 @@ def sgemm(queries: Path, n: int) -> Iterator[Callable[[], float]]:
     command = [sys.executable, __file__, "--way", "sgemm", "--query-file", str(queries)]
     children = [
         subprocess.Popen(
-            command,
+            [*command, "--number", str(i)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
-        for _ in range(n)
+        for i in range(n)
     ]
 
     def run() -> float:
@@ -176,27 +182,24 @@ def measure_scaling(profile: str, shards: str, queries: Path, n_runs: int) -> di
     from haag_vq import connect, ground_truth, open_dataset
 
     dataset, xq = open_dataset(shards), np.load(queries)
+
+    def search(n: int) -> float:
+        with connect(profile, jobs=n) as connection:
+            wait_for(connection, n)
+            # Each of them compiles or loads what it needs, and touches its buffers.
+            ground_truth(dataset[: dataset.n_rows // 10], xq, k=K, metric="cosine")
+            started = time.perf_counter()
+            ground_truth(dataset, xq, k=K, metric="cosine")
+            return time.perf_counter() - started
+
     found: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        ways: dict[str, Callable[[], float]] = {}
-        for n in COUNTS:
-            connection = stack.enter_context(connect(profile, jobs=n))
-            wait_for(connection, n)
-
-            def search(connection: Any = connection) -> float:
-                started = time.perf_counter()
-                with connection.client.as_current():
-                    ground_truth(dataset, xq, k=K, metric="cosine")
-                return time.perf_counter() - started
-
-            ways[f"search {n}"] = search
-            ways[f"sgemm {n}"] = stack.enter_context(sgemm(queries, n))
-        for turn in range(n_runs + 1):
-            for name, run in ways.items():
-                seconds = run()
-                note(f"  {name}: {seconds:.2f} s" + ("" if turn else " (warming)"))
-                if turn:
-                    found.setdefault(name, []).append(seconds)
+        products = {n: stack.enter_context(sgemm(queries, n)) for n in COUNTS}
+        for turn in range(n_runs):
+            for n in COUNTS:
+                for name, seconds in (("search", search(n)), ("sgemm", products[n]())):
+                    note(f"  {name} {n}: {seconds:.2f} s, turn {turn + 1}")
+                    found.setdefault(f"{name} {n}", []).append(seconds)
     return {name: median(all_runs) for name, all_runs in found.items()}
 
 
@@ -267,10 +270,11 @@ def main() -> None:
     made.add_argument("--runs", type=int, default=3)
     made.add_argument("--blocks", type=int, default=2000)
     made.add_argument("--port", type=int, default=23_000, help="the first of four that are free")
-    made.add_argument("--query-file", type=Path)
+    made.add_argument("--query-file", type=Path, help=argparse.SUPPRESS)
+    made.add_argument("--number", type=int, default=0, help=argparse.SUPPRESS)
     args = made.parse_args()
     if args.way:
-        serve_sgemm(args.query_file)
+        serve_sgemm(args.query_file, args.number)
         return
     with data_directory(args.data, "haag-vq-cluster-") as home:
         shards, queries = make_data(home, args.rows, args.queries)

@@ -2,7 +2,8 @@
 
 An idle scheduler, nanny and worker take 7.5% of a core together with Dask's own settings, and 2%
 with these (measured); a statistical profile of tasks that spend their time in compiled code tells
-nothing.
+nothing. And no worker holds a second block back while another has none: a block takes seconds.
+With Dask's own setting two workers ended up to a block apart (10% of twelve blocks, measured).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dask
 
 _QUIET: dict[str, Any] = {
     "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.worker-saturation": 1.0,
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "5s",
 }
