@@ -17,7 +17,7 @@ RANKS = {
     "errors": 0,
     "atomic": 1,
     "tempdirs": 1,
-    "requests": 1,
+    "inflight": 1,
     "sources": 1,
     "partition": 2,
     "memory": 2,
@@ -46,7 +46,7 @@ RANKS = {
 # Beside the others: what it may import, and who may import it.
 BESIDE = {
     "cluster": (
-        {"errors", "atomic", "tempdirs", "requests", "memory", "progress", "deaths", "workers"},
+        {"errors", "atomic", "tempdirs", "inflight", "memory", "progress", "deaths", "workers"},
         {"planning", "demo", "job_check", "commands", "__init__"},
     )
 }

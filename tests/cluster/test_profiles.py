@@ -150,6 +150,7 @@ def test_jobs_for_pace_keep_to_its_rules() -> None:
     assert "--dashboard-address 127.0.0.1:0" in script
     assert "REQUIRE_ENCRYPTION=True" in script
     assert "umask 077" in script
+    assert "export HAAG_VQ_HUB_REQUESTS=8" in script
 
 
 def test_a_job_script_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

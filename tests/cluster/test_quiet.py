@@ -26,6 +26,7 @@ def test_workers_and_scheduler_are_quiet_and_the_caller_is_not() -> None:
         assert seen() == before
         tick = connection.client.cluster.scheduler._tick_interval
         assert tick == 0.5
+        assert connection.client.cluster.scheduler.WORKER_SATURATION == 1.0
         (there,) = connection.client.run(
             lambda: dask.config.get("distributed.worker.profile.enabled")
         ).values()

@@ -18,7 +18,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from haag_vq import requests
+from haag_vq import inflight
 from haag_vq.errors import DataError, SourceNotFoundError
 from haag_vq.hub import transport
 from haag_vq.hub.files import HubFile
@@ -147,7 +147,7 @@ def test_scattered_rows_are_a_request_each_several_at_once(hub: Hub) -> None:
 
 def test_the_process_bound_holds_over_reads(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_gate", transport._Gate())
-    monkeypatch.setenv(requests.VARIABLE, "2")
+    monkeypatch.setenv(inflight.VARIABLE, "2")
     monkeypatch.setattr(fixed, "WINDOW_BYTES", 16 << 10)
     array = np.arange(80_000, dtype=np.float32).reshape(-1, 8)
     source = open_stored([save_npy(hub, array)], "the set")

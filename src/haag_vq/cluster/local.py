@@ -26,7 +26,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.deploy.subprocess import Subprocess
 from distributed.security import Security
 
-from haag_vq import requests
+from haag_vq import inflight
 from haag_vq.cluster.keys import new_key_directory, write_connection, write_keys
 from haag_vq.cluster.quiet import quiet_settings
 from haag_vq.errors import ClusterError, UsageError
@@ -225,6 +225,6 @@ def worker_environment(keys: dict[str, str], n_threads: int, n_workers: int) -> 
         merged = dask.config.merge(dask.config.global_config, config)
     return {
         "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(merged),
-        requests.VARIABLE: str(requests.of_each_worker(n_workers)),
+        inflight.VARIABLE: str(inflight.of_each_worker(n_workers)),
         **dict.fromkeys(THREAD_VARIABLES, str(n_threads)),
     }

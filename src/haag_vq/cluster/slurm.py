@@ -21,7 +21,7 @@ from typing import Any
 import dask
 from distributed.security import Security
 
-from haag_vq import requests
+from haag_vq import inflight
 from haag_vq.cluster.keys import (
     new_key_directory,
     remove_stale_keys,
@@ -133,7 +133,7 @@ def _options(request: JobRequest, n_jobs: int) -> dict[str, Any]:
             "umask 077",
             *threads,
             "export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True",
-            f"export {requests.VARIABLE}={requests.of_each_worker(n_jobs)}",
+            f"export {inflight.VARIABLE}={inflight.of_each_worker(n_jobs)}",
             *_quiet_variables(),
             *settings["job-script-prologue"],
         ],

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from haag_vq import requests
+from haag_vq import inflight
 from haag_vq.errors import FileChangedError, ReadError, SourceNotFoundError
 from haag_vq.hub.files import HubFile, is_offline
 
@@ -63,7 +63,7 @@ class _Gate:
     def __call__(self) -> threading.BoundedSemaphore:
         with self._lock:
             if self._of is None or self._of[0] != os.getpid():
-                self._of = os.getpid(), threading.BoundedSemaphore(requests.of_this_process())
+                self._of = os.getpid(), threading.BoundedSemaphore(inflight.of_this_process())
             return self._of[1]
 
 
@@ -93,7 +93,7 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
 
     Notes
     -----
-    Safe for several threads; at most `requests.of_this_process` requests are in flight. The token
+    Safe for several threads; at most `inflight.of_this_process` requests are in flight. The token
     is read at each attempt, and goes to the Hub's own host only: the client drops it when a
     redirection leads elsewhere.
     """
@@ -104,7 +104,7 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
         )
     _look_at_endpoint(file.endpoint)
     progress = _Progress()
-    limit = requests.positive_number(DEADLINE_VARIABLE, DEFAULT_DEADLINE_SECONDS)
+    limit = inflight.positive_number(DEADLINE_VARIABLE, DEFAULT_DEADLINE_SECONDS)
     started = time.monotonic()
     failures = 0
     while progress.done < len(buffer):
@@ -127,7 +127,7 @@ def read_range(file: HubFile, offset: int, buffer: memoryview) -> None:
                     f"for {time.monotonic() - started:.0f} s ({failures} tries, the last: "
                     f"{problem}); the limit is {limit:g} s without a new byte. "
                     f"{progress.done:,} bytes came. Try later, raise {DEADLINE_VARIABLE}, or "
-                    f"lower {requests.VARIABLE} where many workers read."
+                    f"lower {inflight.VARIABLE} where many workers read."
                 ) from None
             time.sleep(wait)
 
