@@ -547,6 +547,15 @@ def test_blocks_shrink_as_far_as_they_must() -> None:
     assert sizes[-1] < sizes[0]
 
 
+def test_blocks_for_many_queries_end_within_a_minute() -> None:
+    allowance = Allowance(64 << 30, "the test's limit")
+    for nq in (100, 10_000, 200_000):
+        shape = SearchShape(nq, 1024, 5, "l2", 0, 1)
+        (plan,), _ = plan_blocks([Unreadable(10**7, 1024)], shape, 4, allowance, None)
+        assert 2 * nq * plan.max_rows * 1024 <= 2 * 10**12 * 1.01
+        assert (plan.max_rows * 4096 <= DEFAULT_BLOCK_BYTES / 4) == (nq == 200_000)
+
+
 def test_blocks_of_our_own_size_are_even() -> None:
     """A short last one would cost nearly as much scoring as a full one."""
     shape = SearchShape(10, 256, 5, "l2", 0, 1)

@@ -30,6 +30,10 @@ from haag_vq.workers import Workers
 DEFAULT_BLOCK_BYTES = 256 << 20
 LEAST_BLOCK_BYTES = 8 << 20
 
+# A block ends within a minute on one core of any age (35 GFLOP/s): a job's worker that comes to its
+# end does not wait for it.
+MOST_BLOCK_FLOP = 2 * 10**12
+
 # A process's first block scores k rows a query by D64 however few rows it has: with fewer than this
 # many times k it would spend its time on that.
 ROWS_PER_NEIGHBOUR = 64
@@ -156,7 +160,9 @@ def plan_blocks(
         n_rows = sum(piece.n_rows for piece in pieces)
         share = n_rows * row_bytes // max(1, n_workers * BLOCKS_PER_WORKER) + row_bytes
         enough = ROWS_PER_NEIGHBOUR * shape.k * row_bytes
-        most = max(LEAST_BLOCK_BYTES, row_bytes, min(DEFAULT_BLOCK_BYTES, max(share, enough)))
+        in_time = MOST_BLOCK_FLOP // max(1, 2 * shape.nq * shape.d) * row_bytes
+        wanted = min(DEFAULT_BLOCK_BYTES, in_time, max(share, enough))
+        most = max(LEAST_BLOCK_BYTES, row_bytes, wanted)
         block_bytes = _largest_that_fits(pieces, shape, most, allowance) or most
         block_bytes = _even(pieces, row_bytes, block_bytes)
     if block_bytes < row_bytes:
