@@ -83,13 +83,17 @@ def truth_table(truth: GroundTruth, out: str) -> Rows:
 
 def _findings(found: Findings) -> str:
     told = [
-        f"{found.n_tied:,} queries tied at the last place",
-        f"{found.n_duplicates:,} exact duplicates among neighbours",
-        f"{found.n_self_matches:,} queries whose vector is in the base",
+        f"{_counted(found.n_tied, 'query', 'queries')} tied at the last place",
+        f"{_counted(found.n_duplicates, 'exact duplicate')} among neighbours",
+        f"{_counted(found.n_self_matches, 'query', 'queries')} whose vector is in the base",
     ]
     if found.n_excluded:
         told.append(f"{found.n_excluded:,} left out")
     return ", ".join(told)
+
+
+def _counted(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def print_table(rows: Rows) -> None:
