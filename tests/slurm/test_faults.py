@@ -55,7 +55,8 @@ def test_workers_that_retire_in_turn_are_followed_by_others(slurm: Slurm, tmp_pa
 
 def test_a_job_that_never_starts_keeps_nobody_waiting(slurm: Slurm, capsys: Any) -> None:
     """It waits for a time that does not come; the others do its work."""
-    first = slurm.run("sbatch", "--parsable", "--exclusive", "-w", "node1", "--wrap", "sleep 300")
+    taking = ("sbatch", "--parsable", "--exclusive", "--nodelist=node1", "--output=/dev/null")
+    first = slurm.run(*taking, "--wrap=sleep 300")
     try:
         wait_until(
             "the node is taken", lambda: slurm.jobs().get(first.strip(), ("",))[0] == "RUNNING"
