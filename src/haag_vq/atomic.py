@@ -12,7 +12,9 @@ from haag_vq.errors import HaagVQError, WriteError
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike[str], *, synced: bool = True) -> Iterator[Path]:
+def written_whole(
+    path: str | os.PathLike[str], *, synced: bool = True, private: bool = False
+) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the name when the block ends well.
 
     Whatever ends the block otherwise, an interrupt included, the half-written file is removed
@@ -23,6 +25,8 @@ def written_whole(path: str | os.PathLike[str], *, synced: bool = True) -> Itera
     synced : bool
         Wait for the disk. Without it a process that dies costs nothing either, only a machine
         that does: for notes that are worth less than the wait.
+    private : bool
+        Of mode 0600, from the beginning.
 
     Raises
     ------
@@ -45,7 +49,7 @@ def written_whole(path: str | os.PathLike[str], *, synced: bool = True) -> Itera
         if synced:
             _sync(part)
         # mkstemp makes private files; an output gets what a plain open() would have given it.
-        os.chmod(part, 0o666 & ~_umask())
+        os.chmod(part, 0o600 if private else 0o666 & ~_umask())
         os.replace(part, target)
     except OSError as error:
         # What is read inside the block is no fault of the file that is written.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distributed.security import Security
 
+from haag_vq.atomic import written_whole
 from haag_vq.errors import SourceNotFoundError, UsageError, WriteError
 from haag_vq.tempdirs import named_directory, new_directory, remove_stale
 
@@ -64,19 +65,21 @@ def write_keys(directory: Path) -> tuple[Security, dict[str, str]]:
     dict
         Path of each: ``ca``, ``cert``, ``key``.
     """
-    made = Security.temporary()
-    paths = {}
+    made, paths = Security.temporary(), key_paths(directory)
     for name, text in (
         ("ca", made.tls_ca_file),
         ("cert", made.tls_worker_cert),
         ("key", made.tls_worker_key),
     ):
-        path = directory / f"{name}.pem"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = os.open(paths[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write(text)
-        paths[name] = str(path)
     return security_of(paths), paths
+
+
+def key_paths(directory: Path) -> dict[str, str]:
+    """Where `write_keys` writes: path of each of ``ca``, ``cert``, ``key``."""
+    return {name: str(directory / f"{name}.pem") for name in ("ca", "cert", "key")}
 
 
 def security_of(paths: Mapping[str, str]) -> Security:
@@ -94,11 +97,10 @@ def write_connection(directory: Path, address: str, paths: Mapping[str, str]) ->
 
     It is there whole or not at all: the tasks of an allocation look for it from the beginning.
     """
-    path, part = directory / CONNECTION, directory / f"{CONNECTION}.part"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "w") as file:
-        json.dump({"address": address, **paths}, file, indent=1)
-    part.replace(path)
+    path = directory / CONNECTION
+    # It is of no use after this machine has ended: nothing to wait for the disk for.
+    with written_whole(path, synced=False, private=True) as part:
+        part.write_text(json.dumps({"address": address, **paths}, indent=1), encoding="utf-8")
     return path
 
 

@@ -92,9 +92,8 @@ def save_rates(rates: Rates) -> Path:
         "convert": dict(rates.convert)
     }
     text = json.dumps({"format": FORMAT, "cpus": kept}, indent=1) + "\n"
-    with written_whole(path) as part:
+    with written_whole(path, private=True) as part:
         part.write_text(text, encoding="utf-8")
-    path.chmod(0o600)
     return path
 
 
