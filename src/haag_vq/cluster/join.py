@@ -25,14 +25,15 @@ from distributed import Client
 
 from haag_vq.cluster.allocation import Allocation, connect_client
 from haag_vq.cluster.keys import (
+    key_paths,
     named_key_directory,
     new_key_directory,
     remove_stale_keys,
     write_keys,
 )
-from haag_vq.cluster.local import ALLOWED_LOSSES, worker_environment
+from haag_vq.cluster.local import worker_environment
 from haag_vq.cluster.profiles import ALLOCATION, read_settings
-from haag_vq.cluster.quiet import quiet_settings
+from haag_vq.cluster.quiet import scheduler_settings
 from haag_vq.cluster.ranks import CLIENT, SCHEDULER, Rank, memory_of_worker, this_rank
 from haag_vq.cluster.request import seconds_of
 from haag_vq.cluster.runner import Lead, Runner
@@ -129,8 +130,7 @@ def _schedule(rank: Rank, shared: str, seconds: float, interface: str | None) ->
     keys = new_key_directory(shared, rank.step)
     try:
         security, paths = write_keys(keys)
-        options = {**quiet_settings(), "distributed.scheduler.allowed-failures": ALLOWED_LOSSES}
-        with dask.config.set(options):
+        with dask.config.set(scheduler_settings()):
             Runner(rank, keys, seconds, Lead(security, paths, interface, watch))
     except (RuntimeError, OSError, ValueError) as error:
         raise ClusterError(
@@ -163,8 +163,7 @@ def _work(
     }
     spec = json.dumps({"cls": "distributed.Nanny", "opts": opts})
     command = [sys.executable, "-m", "distributed.cli.dask_spec", runner.scheduler_address]
-    paths = {name: str(keys / f"{name}.pem") for name in ("ca", "cert", "key")}
     # What Dask logs of connections that end would be the end of every log; errors are raised.
     quiet = {"DASK_LOGGING__DISTRIBUTED": "critical"}
-    env = {**os.environ, **worker_environment(paths, threads, rank.n_workers), **quiet}
+    env = {**os.environ, **worker_environment(key_paths(keys), threads, rank.n_workers), **quiet}
     os.execve(sys.executable, [*command, "--spec", spec], env)

@@ -28,7 +28,7 @@ from distributed.security import Security
 
 from haag_vq import inflight
 from haag_vq.cluster.keys import new_key_directory, write_connection, write_keys
-from haag_vq.cluster.quiet import quiet_settings
+from haag_vq.cluster.quiet import quiet_settings, scheduler_settings
 from haag_vq.errors import ClusterError, UsageError
 from haag_vq.memory import format_bytes, machine_memory, n_cores
 
@@ -37,9 +37,6 @@ from haag_vq.memory import format_bytes, machine_memory, n_cores
 DEATH_TIMEOUT = "300s"
 START_SECONDS = 90
 
-# Dask counts each lost worker against the tasks that it had, and gives a task up at the fourth.
-# Of what workers died, and what that says of the rows, the search itself finds out.
-ALLOWED_LOSSES = 1000
 
 # What says how many threads a process's searches have.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -178,8 +175,7 @@ def start_local_cluster(
                 "local_directory": str(keys),
             },
         }
-        settings = {**quiet_settings(), "distributed.scheduler.allowed-failures": ALLOWED_LOSSES}
-        with dask.config.set(settings):
+        with dask.config.set(scheduler_settings()):
             cluster = _LocalCluster(
                 scheduler=scheduler,
                 workers=dict.fromkeys(range(n_workers), worker),

@@ -12,6 +12,10 @@ from typing import Any
 
 import dask
 
+# Dask counts each lost worker against the tasks that it had, and gives a task up at the fourth.
+# Of what workers died, and what that says of the rows, the search itself finds out.
+ALLOWED_LOSSES = 1000
+
 _QUIET: dict[str, Any] = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.worker-saturation": 1.0,
@@ -28,3 +32,8 @@ def quiet_settings() -> dict[str, Any]:
         for name, value in _QUIET.items()
         if dask.config.get(name, None) == dask.config.get(name, None, config=defaults)
     }
+
+
+def scheduler_settings() -> dict[str, Any]:
+    """Return the settings that a scheduler of ours is started with."""
+    return {**quiet_settings(), "distributed.scheduler.allowed-failures": ALLOWED_LOSSES}

@@ -28,8 +28,8 @@ from haag_vq.cluster.keys import (
     write_connection,
     write_keys,
 )
-from haag_vq.cluster.local import ALLOWED_LOSSES, THREAD_VARIABLES
-from haag_vq.cluster.quiet import quiet_settings
+from haag_vq.cluster.local import THREAD_VARIABLES
+from haag_vq.cluster.quiet import quiet_settings, scheduler_settings
 from haag_vq.cluster.request import JobRequest, format_walltime
 from haag_vq.cluster.squeue import check_slurm, compute_nodes
 from haag_vq.errors import ClusterError
@@ -62,8 +62,7 @@ def start_slurm_cluster(request: JobRequest, n_jobs: int) -> tuple[Any, Security
     keys = new_key_directory(shared)
     try:
         security, paths = write_keys(keys)
-        settings = {**quiet_settings(), "distributed.scheduler.allowed-failures": ALLOWED_LOSSES}
-        with dask.config.set(settings):
+        with dask.config.set(scheduler_settings()):
             cluster = dask_jobqueue.SLURMCluster(
                 **_options(request, n_jobs),
                 protocol="tls://",
