@@ -24,12 +24,11 @@ says what there was to be had.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -38,7 +37,7 @@ from typing import Any
 import dask
 import numpy as np
 from clustered import Clustered
-from measuring import data_directory, machine, note, parser, print_table, warm
+from measuring import Served, machine, note, parser, print_table, run_benchmark, warm
 
 LAUNCHER = Path(__file__).parents[1] / "cluster" / "one-machine" / "slurm"
 NODES, N_SHARDS, DIM, K = 3, 6, 1024, 100
@@ -105,45 +104,22 @@ def serve_sgemm(queries: Path, number: int) -> None:
         print(time.perf_counter() - started, flush=True)
 
 
-@contextmanager
-def sgemm(queries: Path, n: int) -> Iterator[Callable[[], float]]:
-    """Start n processes of `serve_sgemm`; yield what runs all of them at once, and its seconds."""
-    command = [sys.executable, __file__, "--way", "sgemm", "--query-file", str(queries)]
-    children = [
-        subprocess.Popen(
-            [*command, "--number", str(i)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )
-        for i in range(n)
-    ]
+def sgemm(queries: Path, number: int) -> Served:
+    """Start a process of `serve_sgemm`."""
+    words = [__file__, "--way", "sgemm", "--query-file", str(queries), "--number", str(number)]
+    return Served(words, {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
 
-    def run() -> float:
-        for child in children:
-            if child.stdin is None:
-                raise RuntimeError("sgemm: no pipe")
-            child.stdin.write("run\n")
-            child.stdin.flush()
-        return max(float(child.stdout.readline()) for child in children if child.stdout)
 
-    try:
-        yield run
-    finally:
-        for child in children:
-            child.communicate("")
+def at_once(processes: Sequence[Served]) -> float:
+    """Let all of them do their work at the same time; returns the seconds of the last."""
+    for process in processes:
+        process.begin()
+    return max(float(process.answer()) for process in processes)
 
 
 def nodes_of(connection: Any) -> list[str]:
     """Names of the nodes of the workers that are there."""
     return list(connection.client.run(lambda: os.environ["SLURMD_NODENAME"]).values())
-
-
-def wait_for(connection: Any, n: int) -> None:
-    """Wait for n workers."""
-    while len(nodes_of(connection)) < n:
-        time.sleep(0.1)
 
 
 def measure_start(home: Path, shards: str, queries: Path, args: Any) -> dict[str, Any]:
@@ -160,9 +136,9 @@ def measure_start(home: Path, shards: str, queries: Path, args: Any) -> dict[str
         passed("slurm")
         with connect(profile, jobs=NODES) as connection:
             passed("submitted")
-            wait_for(connection, 1)
+            connection.client.wait_for_workers(1)
             passed("first_worker")
-            wait_for(connection, NODES)
+            connection.client.wait_for_workers(NODES)
             passed("all_workers")
             times["nodes"] = sorted(nodes_of(connection))
             dataset = open_dataset(shards, limit=max(1, args.rows // 10))
@@ -185,7 +161,7 @@ def measure_scaling(profile: str, shards: str, queries: Path, n_runs: int) -> di
 
     def search(n: int) -> float:
         with connect(profile, jobs=n) as connection:
-            wait_for(connection, n)
+            connection.client.wait_for_workers(n)
             # Each of them compiles or loads what it needs, and touches its buffers.
             ground_truth(dataset[: dataset.n_rows // 10], xq, k=K, metric="cosine")
             started = time.perf_counter()
@@ -194,10 +170,10 @@ def measure_scaling(profile: str, shards: str, queries: Path, n_runs: int) -> di
 
     found: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        products = {n: stack.enter_context(sgemm(queries, n)) for n in COUNTS}
+        products = [stack.enter_context(sgemm(queries, i)) for i in range(max(COUNTS))]
         for turn in range(n_runs):
             for n in COUNTS:
-                for name, seconds in (("search", search(n)), ("sgemm", products[n]())):
+                for name, seconds in (("search", search(n)), ("sgemm", at_once(products[:n]))):
                     note(f"  {name} {n}: {seconds:.2f} s, turn {turn + 1}")
                     found.setdefault(f"{name} {n}", []).append(seconds)
     return {name: median(all_runs) for name, all_runs in found.items()}
@@ -217,7 +193,7 @@ def measure_overhead(profile: str, n_blocks: int, n_runs: int) -> dict[str, floa
         return time.perf_counter() - started
 
     with connect(profile, jobs=1) as connection:
-        wait_for(connection, 1)
+        connection.client.wait_for_workers(1)
         seconds()
         on_worker = median(seconds() for _ in range(n_runs))
     with dask.config.set(scheduler="synchronous"):
@@ -229,6 +205,20 @@ def measure_overhead(profile: str, n_blocks: int, n_runs: int) -> dict[str, floa
         "alone_seconds": alone,
         "seconds_per_task": (on_worker - alone) / n_blocks,
     }
+
+
+def measure(home: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Make the data, and measure the three things."""
+    shards, queries = make_data(home, args.rows, args.queries)
+    found: dict[str, Any] = {"machine": machine(), "rows": args.rows, "queries": args.queries}
+    note("from an empty machine")
+    found["start"] = measure_start(home, shards, queries, args)
+    with one_machine(home, args.port) as profile:
+        note("scaling")
+        found["scaling"] = measure_scaling(profile, shards, queries, args.runs)
+        note("overhead")
+        found["overhead"] = measure_overhead(profile, args.blocks, args.runs)
+    return found
 
 
 def show(found: dict[str, Any]) -> None:
@@ -276,20 +266,7 @@ def main() -> None:
     if args.way:
         serve_sgemm(args.query_file, args.number)
         return
-    with data_directory(args.data, "haag-vq-cluster-") as home:
-        shards, queries = make_data(home, args.rows, args.queries)
-        found: dict[str, Any] = {"machine": machine(), "rows": args.rows, "queries": args.queries}
-        note("from an empty machine")
-        found["start"] = measure_start(home, shards, queries, args)
-        with one_machine(home, args.port) as profile:
-            note("scaling")
-            found["scaling"] = measure_scaling(profile, shards, queries, args.runs)
-            note("overhead")
-            found["overhead"] = measure_overhead(profile, args.blocks, args.runs)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    run_benchmark(args, "haag-vq-cluster-", measure, show)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import machine, note, parser, print_table, run_json
+from measuring import machine, note, parser, print_table, run_json, tell
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
@@ -209,11 +209,7 @@ def main() -> None:
     if args.way is not None:
         print(json.dumps(run_tool(args.way, args)), flush=True)
         return
-    found = measure(args)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    tell(args, measure(args), show)
 
 
 if __name__ == "__main__":

@@ -23,18 +23,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 from clustered import Clustered
-from measuring import MIB, data_directory, machine, note, parser, print_table, warm
+from measuring import MIB, Served, data_directory, machine, note, parser, print_table, warm
 
 SLAB_BYTES = 1 << 30
 BLOCK_ROWS = 32_768
@@ -168,33 +167,12 @@ def serve(way: str, base: Path, queries: Path, k: int) -> None:
             print(json.dumps({"seconds": seconds, "peak": peak()}), flush=True)
 
 
-@contextmanager
-def served(way: str, arguments: list[str]) -> Iterator[Callable[[], dict[str, float]]]:
-    """Start a way's process; yield what runs it once."""
+def served(way: str, arguments: list[str]) -> Served:
+    """Start a way's process."""
     environment = {name: value for name, value in os.environ.items() if "_NUM_THREADS" not in name}
-    child = subprocess.Popen(
-        [sys.executable, __file__, "--way", way, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**environment, **ENVIRONMENTS.get(way, {})},
+    return Served(
+        [__file__, "--way", way, *arguments], {**environment, **ENVIRONMENTS.get(way, {})}
     )
-
-    def run() -> dict[str, float]:
-        if child.stdin is None or child.stdout is None:
-            raise RuntimeError(f"{way}: no pipes")
-        child.stdin.write("run\n")
-        child.stdin.flush()
-        line = child.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{way} ended with exit code {child.wait()}")
-        found: dict[str, float] = json.loads(line)
-        return found
-
-    try:
-        yield run
-    finally:
-        child.communicate("")
 
 
 def measure(
@@ -203,11 +181,12 @@ def measure(
     """Let the ways take turns; returns GFLOP/s (median, least, most) and peak bytes of each."""
     with ExitStack() as stack:
         arguments = ["--base", str(base), "--query-file", str(queries), "--k", str(k)]
-        runs = {way: stack.enter_context(served(way, arguments)) for way in ways}
+        processes = {way: stack.enter_context(served(way, arguments)) for way in ways}
         found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for turn in range(n_runs + 1):
-            for way, run in runs.items():
-                once = run()
+            for way, process in processes.items():
+                process.begin()
+                once = process.answer()
                 if turn:  # the first warms the buffers
                     found[way].append(once)
                 note(f"  {way}: {once['seconds']:.2f} s" + ("" if turn else " (warming)"))

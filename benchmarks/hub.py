@@ -34,12 +34,12 @@ import numpy as np
 from loading import COLUMN, GROUP_ROWS, N_SHARDS, write_parquet
 from measuring import (
     MIB,
-    data_directory,
     machine,
     medians,
     note,
     parser,
     print_table,
+    run_benchmark,
     run_json,
 )
 from numpy.typing import NDArray
@@ -222,12 +222,7 @@ def main() -> None:
     if args.way:
         print(json.dumps(load(args.way, args.rows, args.dim)))
         return
-    with data_directory(args.data, "haag-vq-hub-") as home:
-        found = measure(home, args)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        show(found, args)
+    run_benchmark(args, "haag-vq-hub-", measure, lambda found: show(found, args))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from measuring import (
     MIB,
-    data_directory,
     machine,
     medians,
     note,
     parser,
     print_table,
+    run_benchmark,
     run_json,
     warm,
 )
@@ -344,12 +344,7 @@ def main() -> None:
             found = run_way(home, args.way, args.rows, args.dim)
         print(json.dumps(found), flush=True)
         return
-    with data_directory(args.data, "haag-vq-loading-") as home:
-        found = measure(home, args)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    run_benchmark(args, "haag-vq-loading-", measure, show)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -93,6 +93,66 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="print one JSON object, no table")
     made.add_argument("--way", help=argparse.SUPPRESS)
     return made
+
+
+def run_benchmark(
+    args: argparse.Namespace,
+    prefix: str,
+    measure: Callable[[Path, argparse.Namespace], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Measure with a directory for the data, and tell what was found."""
+    with data_directory(args.data, prefix) as home:
+        found = measure(home, args)
+    tell(args, found, show)
+
+
+def tell(
+    args: argparse.Namespace, found: dict[str, Any], show: Callable[[dict[str, Any]], None]
+) -> None:
+    """Print what was found: as one JSON object where that is asked for, or as `show` does."""
+    if args.json:
+        print(json.dumps(found))
+    else:
+        show(found)
+
+
+class Served:
+    """A process of a benchmark that lives through all runs: its buffers are warm.
+
+    It answers each line that it gets with a line that is JSON. A context manager.
+
+    Parameters
+    ----------
+    words : sequence of str
+        What its Python runs.
+    """
+
+    def __init__(self, words: Sequence[str], env: dict[str, str]) -> None:
+        self._words = [sys.executable, *words]
+        self._child = subprocess.Popen(
+            self._words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+
+    def begin(self) -> None:
+        """Let it do its work once."""
+        if self._child.stdin is None:
+            raise RuntimeError("no pipe")
+        self._child.stdin.write("run\n")
+        self._child.stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait for what it found; RuntimeError if it has ended."""
+        line = self._child.stdout.readline() if self._child.stdout else ""
+        if not line:
+            raise RuntimeError(f"{' '.join(self._words)} ended: exit {self._child.wait()}")
+        return json.loads(line)
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.communicate("")
 
 
 def machine() -> str:

@@ -8,14 +8,21 @@ which the run would have been refused. The peak must never pass the projection.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import MIB, data_directory, machine, note, parser, print_table, run_json
+from measuring import (
+    MIB,
+    machine,
+    note,
+    parser,
+    print_table,
+    run_benchmark,
+    run_json,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +141,7 @@ def main() -> None:
     args_parser.add_argument("--mib", type=int, default=600, help="of each base, as float32")
     args_parser.add_argument("--jobs", type=int, nargs="*", help="numbers of jobs (default: all)")
     args = args_parser.parse_args()
-    with data_directory(args.data, "haag-vq-memory-") as home:
-        found = measure(home, args)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    run_benchmark(args, "haag-vq-memory-", measure, show)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,16 @@ from typing import Any
 import numpy as np
 import psutil
 from clustered import Clustered
-from measuring import MIB, data_directory, machine, note, parser, print_table, run_json
+from measuring import (
+    MIB,
+    data_directory,
+    machine,
+    note,
+    parser,
+    print_table,
+    run_benchmark,
+    run_json,
+)
 
 N_ROWS, DIM, N_SHARDS, N_QUERIES, K = 113_520_750, 1024, 60, 1677, 100
 SGEMM_ROWS = 32_768
@@ -224,12 +233,7 @@ def main() -> None:
     if args.way:
         print(json.dumps(WAYS[args.way](Path(args.data))))
         return
-    with data_directory(args.data, "haag-vq-msmarco-") as home:
-        found = measure(home, args)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    run_benchmark(args, "haag-vq-msmarco-", measure, show)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ estimate.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from measuring import MIB, data_directory, machine, note, parser, print_table
+from measuring import MIB, machine, note, parser, print_table, run_benchmark
 from memory import DATA, Job, generate, haag_vq
 
 JOBS = (
@@ -125,12 +124,7 @@ def main() -> None:
         "--rates-kept", action="store_true", help="go by the rates that are there"
     )
     args = args_parser.parse_args()
-    with data_directory(args.data, "haag-vq-plan-") as home:
-        found = measure(home, args)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    run_benchmark(args, "haag-vq-plan-", measure, show)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import MIB, data_directory, machine, note, parser, print_table, run_json
+from measuring import (
+    MIB,
+    machine,
+    note,
+    parser,
+    print_table,
+    run_benchmark,
+    run_json,
+)
 
 GROUP_ROWS = 1000
 SLICE_ROWS = 100
@@ -231,12 +239,7 @@ def main() -> None:
     if args.way is not None:
         print(json.dumps(run_kind(Path(args.data), args.way, args.chunk_bytes)), flush=True)
         return
-    with data_directory(args.data, "haag-vq-scale-") as home:
-        found = measure(home, args)
-    if args.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    run_benchmark(args, "haag-vq-scale-", measure, show)
 
 
 if __name__ == "__main__":
