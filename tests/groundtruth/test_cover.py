@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haag_vq.groundtruth.cover import Span, cover, covered, cut_at
+from haag_vq.groundtruth.cover import Span, cover, covered, cut_at, served
 
 ENDS = st.integers(0, 14)
 SPANS = st.lists(st.tuples(ENDS, st.integers(1, 14)).map(lambda s: (s[0], s[0] + s[1])), max_size=7)
@@ -77,3 +77,17 @@ def test_cut_spans_hold_the_same_rows_and_meet_at_cuts_only(
     assert all(a < b for a, b in pieces)
     assert not any(a < cut < b for a, b in pieces for cut in cuts)
     assert all(b in cuts for (_, b), (c, _) in pairwise(pieces) if b == c)
+
+
+@given(SPANS, SPANS, CUTS)
+def test_what_tidying_removes_is_served_by_what_it_keeps(
+    spans: list[Span], others: list[Span], cuts: list[int]
+) -> None:
+    kept = set(spans) - set(covered(spans, cuts))
+    assert all(served(span, kept, cuts) for span in spans)
+    for span in others:
+        rows = set(range(*span))
+        assert served(span, spans, cuts) == any(
+            s == span or (rows <= set(range(*s)) and not set(range(s[0] + 1, s[1])) & set(cuts))
+            for s in spans
+        )

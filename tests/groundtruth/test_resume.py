@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import dask
@@ -15,13 +18,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from haag_vq import GroundTruth, connect, ground_truth, merge_checkpoint, search_rows
-from haag_vq.errors import CertificateError, UsageError
-from haag_vq.groundtruth import resume
-from haag_vq.groundtruth.intervals import interval_path, list_intervals
+from haag_vq.errors import CertificateError, DataError, UsageError
+from haag_vq.groundtruth import ondisk, resume
+from haag_vq.groundtruth.blocks import MERGE_WIDTH
+from haag_vq.groundtruth.intervals import interval_path, list_intervals, write_interval
 from haag_vq.sources import ArraySource, ConcatSource, VectorSource
+from tests.cluster.gated import GatedSource, readers
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import METRICS, metrics, pair_of
+from tests.groundtruth.stored import made_part
 from tests.support.counting import CountingSource
+from tests.support.waiting import wait_until
 
 F32 = NDArray[np.float32]
 N, NQ, DIM, K = 2000, 9, 12, 7
@@ -270,6 +277,64 @@ def test_workers_keep_what_they_finish(tmp_path: Path) -> None:
         base.check(truth)
     assert base.reads() == [1] * N
     assert list_intervals(tmp_path / "run") == [(0, N)]
+
+
+def test_what_was_merged_and_tidied_is_not_searched_again_for_a_lost_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dask asks for the blocks below a lost merge again; their own files are gone by then."""
+    base, gate = Base(tmp_path), tmp_path / "gate"
+    gate.mkdir()
+    monkeypatch.setattr(resume, "TIDY_SECONDS", 0.0)
+    n_merged = MERGE_WIDTH * 150
+    shards = [ArraySource(base.x[:n_merged]), GatedSource(ArraySource(base.x[n_merged:]), gate)]
+    source: VectorSource = CountingSource(ConcatSource(shards), base.log)
+    found: list[Any] = []
+    with connect("local", jobs=1):
+        run = Thread(
+            target=lambda: found.append(
+                ground_truth(source, base.xq, K, checkpoint=tmp_path / "run", chunk_size=CHUNK)
+            )
+        )
+        run.start()
+        wait_until(
+            "only the merged rows are there, others are read",
+            lambda: readers(gate) and list_intervals(tmp_path / "run") == [(0, n_merged)],
+        )
+        (lost,) = readers(gate)
+        os.kill(lost, signal.SIGKILL)
+        wait_until("another reads", lambda: len(readers(gate)) == 2)
+        (gate / "open").touch()
+        run.join(60)
+    base.check(found[0])
+    assert base.reads()[:n_merged] == [1] * n_merged
+
+
+def test_two_workers_may_merge_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was given up and went on: what it merged, and had tidied, the other does not miss."""
+    home, spans, real = str(tmp_path), [(0, 5), (5, 10)], ondisk.read_all
+    merge = ondisk.StoredMerge(home, (0, 10), 4, "tag", "tag/rows", cuts=(10,))
+
+    def written() -> None:
+        for span in spans:
+            write_interval(home, span, made_part(), "tag/rows")
+
+    def merged_by_another(*given: Any) -> Any:
+        monkeypatch.setattr(ondisk, "read_all", real)
+        merge(spans)
+        for span in spans:
+            interval_path(home, span).unlink()
+        return real(*given)
+
+    written()
+    monkeypatch.setattr(ondisk, "read_all", merged_by_another)
+    assert merge(spans) == (0, 10)
+    assert list_intervals(home) == [(0, 10)]
+    interval_path(home, (0, 10)).unlink()
+    with pytest.raises(DataError, match="is gone or damaged"):
+        merge(spans)
 
 
 def test_a_refused_base_leaves_no_mark(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 Span = tuple[int, int]
 
@@ -58,14 +58,24 @@ def covered(spans: Sequence[Span], cuts: Sequence[int]) -> list[Span]:
 
     A span that reaches over a cut cannot serve a prefix that ends there; what it holds can.
     """
-    whole = sorted(cuts)
     inside, furthest = [], -1
     for a, b in sorted(set(spans), key=lambda s: (s[0], -s[1])):
         if b <= furthest:
             inside.append((a, b))
-        elif bisect_right(whole, a) == bisect_right(whole, b - 1):
+        elif not _is_cut((a, b), cuts):
             furthest = b
     return inside
+
+
+def served(span: Span, spans: Iterable[Span], cuts: Sequence[int]) -> bool:
+    """Tell whether a span is among `spans`, or another around it that has no cut inside."""
+    return any(
+        s == span or (s[0] <= span[0] and span[1] <= s[1] and not _is_cut(s, cuts)) for s in spans
+    )
+
+
+def _is_cut(span: Span, cuts: Sequence[int]) -> bool:
+    return any(span[0] < cut < span[1] for cut in cuts)
 
 
 def cut_at(spans: Sequence[Span], cuts: Sequence[int]) -> list[Span]:

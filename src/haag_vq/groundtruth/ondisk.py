@@ -11,8 +11,15 @@ from typing import Any
 from haag_vq.errors import DataError
 from haag_vq.groundtruth.attempts import attempted
 from haag_vq.groundtruth.checkpoint import Checkpoint
+from haag_vq.groundtruth.cover import served
 from haag_vq.groundtruth.inputs import question_tag
-from haag_vq.groundtruth.intervals import Span, interval_path, read_interval, write_interval
+from haag_vq.groundtruth.intervals import (
+    Span,
+    interval_path,
+    list_intervals,
+    read_interval,
+    write_interval,
+)
 from haag_vq.groundtruth.part import Part, combine
 from haag_vq.memory import Projection
 from haag_vq.workers import this_worker
@@ -26,12 +33,14 @@ class StoredBlock:
     directory: str
     span: Span
     base_fingerprint: str
+    cuts: tuple[int, ...]
+    """The checkpoint's: a file over one of them does not serve for rows on one side."""
     projected_bytes: int = 0
     """Of the worker, for the note that this leaves while it runs."""
 
     def __call__(self, *given: Any) -> Span:
-        # A task is run again where a worker was lost that had finished it.
-        if not interval_path(self.directory, self.span).exists():
+        # A task is run again where a worker was lost that had finished it, or had merged it.
+        if not _is_there(self.directory, self.span, self.cuts):
             with attempted(self.directory, self.span, self.projected_bytes, this_worker()):
                 part = self.task(*given)
                 write_interval(self.directory, self.span, part, self.base_fingerprint)
@@ -47,12 +56,25 @@ class StoredMerge:
     width: int
     tag: str
     base_fingerprint: str
+    cuts: tuple[int, ...]
+    """The checkpoint's."""
 
     def __call__(self, spans: Sequence[Span]) -> Span:
-        if not interval_path(self.directory, self.span).exists():
-            part = read_all(self.directory, spans, self.width, self.tag)
+        if not _is_there(self.directory, self.span, self.cuts):
+            try:
+                part = read_all(self.directory, spans, self.width, self.tag)
+            except DataError:
+                # A worker that was given up may have gone on, merged them, and had them tidied.
+                if _is_there(self.directory, self.span, self.cuts):
+                    return self.span
+                raise
             write_interval(self.directory, self.span, part, self.base_fingerprint)
         return self.span
+
+
+def _is_there(directory: str, span: Span, cuts: Sequence[int]) -> bool:
+    """Tell whether rows are on disk: in their own file, or in one that theirs was merged into."""
+    return served(span, list_intervals(directory), cuts)
 
 
 def tagged(tag: str, base_fingerprint: str) -> str:
@@ -119,6 +141,7 @@ class OnDisk:
             str(self.checkpoint.directory),
             (start, stop),
             self.fingerprint_of(start, stop),
+            self.checkpoint.manifest.cuts,
             projection.total_bytes,
         )
 
@@ -130,6 +153,7 @@ class OnDisk:
             self.width,
             question_tag(self.checkpoint.manifest.metric, self.checkpoint.manifest.queries_sha256),
             self.fingerprint_of(start, stop),
+            self.checkpoint.manifest.cuts,
         )
 
 
