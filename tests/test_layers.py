@@ -59,6 +59,7 @@ KERNELS = [
             "kernel",
             "scan",
             "compiled",
+            "exact",
             "order",
             "merge",
             "part",

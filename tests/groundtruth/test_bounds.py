@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import bounds, compiled, d64, engine, scan
+from haag_vq.groundtruth import bounds, d64, engine, exact, scan
 from haag_vq.groundtruth.kernel import Queries, search_block
 from haag_vq.groundtruth.norms import inverse_roots, longest, measure, safe_queries
 from haag_vq.sources import Metric
@@ -45,7 +45,7 @@ def safe_of(x: F32, xq: F32, metric: Metric) -> NDArray[np.int64]:
 def float32_keys(x: F32, xq: F32, metric: Metric) -> tuple[F64, F64]:
     """Keys by the scan's arithmetic, a product and then a value, and by FAISS: (nq, n) each."""
     squared, q_squared = norms_of(x, metric), d64.squared_norms(xq)
-    code = compiled.METRIC_CODES[metric]
+    code = exact.METRIC_CODES[metric]
     q = xq
     if metric == "cosine":
         q = (xq / np.sqrt(q_squared)[:, None]).astype(np.float32)
@@ -75,7 +75,7 @@ def worst_ratio(x: F32, xq: F32, metric: Metric, expected: F64 | None = None) ->
     chosen = safe_of(x, xq, metric)
     if not len(chosen):
         return 0.0
-    d, code = x.shape[1], compiled.METRIC_CODES[metric]
+    d, code = x.shape[1], exact.METRIC_CODES[metric]
     x_norm = longest(norms_of(x, metric), d)
     q_norms = np.sqrt(d64.squared_norms(xq))
     worst = 0.0
@@ -233,6 +233,7 @@ dims = st.integers(1, 4096) | st.just(65_536)
 @example(1024, 1.0, 0.0)
 @example(1024, 2.0**62, 2.0**125)
 @example(3072, 0.0, 2.0**-149)
+@example(1, 2.0**18, 2.0)
 @settings(deadline=None, max_examples=500)
 def test_l2_ceiling_is_above_every_distance_that_could_look_so(
     d: int, q_norm: float, distance: float

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import compiled, d64, precompile
+from haag_vq.groundtruth import compiled, d64, exact, precompile
 from haag_vq.groundtruth.blocks import SearchShape
 from haag_vq.sources import Metric
 from tests.groundtruth.cases import KINDS, METRICS, kinds, metrics, pair_of, rows_of, seeds
@@ -31,11 +31,11 @@ DIMS = sorted({*DIMS, *(2**p + 1 for p in range(1, 12)), *(2**p - 1 for p in ran
 
 
 def compiled_keys(x: F32, q: F32, metric: Metric) -> F64:
-    half = max(1, compiled.padded_dim(len(q)) // 2)
+    half = max(1, exact.padded_dim(len(q)) // 2)
     terms = np.full(half, np.nan)  # what a buffer holds before is nobody's
-    norm = float(compiled.squared_norms(q[None])[0])
-    code = compiled.METRIC_CODES[metric]
-    return np.array([compiled.exact_key(code, row, q, norm, terms) for row in x])
+    norm = float(exact.squared_norms(q[None])[0])
+    code = exact.METRIC_CODES[metric]
+    return np.array([exact.exact_key(code, row, q, norm, terms, row[:0]) for row in x])
 
 
 def numpy_keys(x: F32, q: F32, metric: Metric) -> F64:
@@ -44,13 +44,13 @@ def numpy_keys(x: F32, q: F32, metric: Metric) -> F64:
 
 def compiled_hashes(x: F32) -> U64:
     multipliers = d64.hash_multipliers(x.shape[1])
-    return np.array([compiled.row_hash(row, multipliers) for row in x], np.uint64)
+    return np.array([exact.row_hash(row, multipliers) for row in x], np.uint64)
 
 
 def assert_same_bits(x: F32, xq: F32, metric: Metric) -> None:
     for q in xq:
         assert compiled_keys(x, q, metric).tobytes() == numpy_keys(x, q, metric).tobytes()
-    assert compiled.squared_norms(x).tobytes() == d64.squared_norms(x).tobytes()
+    assert exact.squared_norms(x).tobytes() == d64.squared_norms(x).tobytes()
     assert_array_equal(compiled_hashes(x), d64.row_hashes(x))
 
 
@@ -70,17 +70,17 @@ def test_every_dimension_up_to_3072() -> None:
     """Of one long row, its beginnings: all three sums, each in one go."""
     x, xq = rows_of("normal", 1, 3072, 1)[0], rows_of("normal", 1, 3072, 2)[0]
     for d in range(1, 3073):
-        half = max(1, compiled.padded_dim(d) // 2)
+        half = max(1, exact.padded_dim(d) // 2)
         a, b, terms = x[:d], xq[:d], np.empty(half)
         for metric in METRICS:
-            norm = compiled.dot(b, b, terms)
-            key = compiled.exact_key(compiled.METRIC_CODES[metric], a, b, norm, terms)
+            norm = exact.dot(b, b, terms, a)
+            key = exact.exact_key(exact.METRIC_CODES[metric], a, b, norm, terms, b)
             assert key == numpy_keys(a[None], b, metric)[0]
 
 
 @pytest.mark.parametrize("d", [*range(1, 70), 4095, 4096, 4097])
 def test_padded_dim_is_numpys(d: int) -> None:
-    assert compiled.padded_dim(d) == d64.padded_dim(d)
+    assert exact.padded_dim(d) == d64.padded_dim(d)
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
@@ -121,8 +121,8 @@ def test_a_hash_depends_on_places_and_signs() -> None:
 # --- where compiled code is kept ---------------------------------------------------------------
 
 KEPT = """
-from haag_vq.groundtruth import compiled
-print(compiled.padded_dim(5), sum(compiled.padded_dim.stats.cache_hits.values()))
+from haag_vq.groundtruth import exact
+print(exact.padded_dim(5), sum(exact.padded_dim.stats.cache_hits.values()))
 """
 
 
@@ -172,7 +172,7 @@ def test_other_sources_are_kept_elsewhere(home: Path, monkeypatch: pytest.Monkey
     sources = Path(compiled.__file__).parent.glob("*.py")
     marks = (b"\n@compiled\n", b"\n@register_jitable\n")
     names = [path.name for path in sources if any(mark in read(path) for mark in marks)]
-    assert {"compiled.py", "scan.py", "bounds.py"} <= set(names)
+    assert {"exact.py", "scan.py", "bounds.py"} <= set(names)
     for changed in names:
         monkeypatch.setattr(
             Path, "read_bytes", lambda p, c=changed: read(p) + (b"#" if p.name == c else b"")

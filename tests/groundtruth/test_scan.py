@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from haag_vq.groundtruth import bounds, d64, scan
-from haag_vq.groundtruth.compiled import COSINE, IP, L2, METRIC_CODES
+from haag_vq.groundtruth.exact import COSINE, IP, L2, METRIC_CODES
 from haag_vq.groundtruth.norms import measure
 from haag_vq.sources import Metric
 from tests.groundtruth import oracle

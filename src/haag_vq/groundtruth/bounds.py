@@ -34,6 +34,9 @@ U32 = 2.0**-24
 UNDERFLOW = 2.0**-125
 D64_SLACK = 2.0**-40
 
+# More than the few roundings, of 2⁻⁵³ each, with which a bound itself is computed.
+ROUNDING = 2.0**-48
+
 # Float32 arithmetic overflows beyond these; such (rows, query) pairs go to D64 at once.
 L2_LIMIT = 2.0**126
 IP_LIMIT = 2.0**126
@@ -63,11 +66,12 @@ def l2_ceiling(d: int, q_norm: Any, approximate: Any) -> Any:
 
     With s = √D and r = 2‖q‖ + s ≤ 1 + r² the error is at most g·r² + c, so that
     (1 − g)s² − 4g‖q‖s − (4g‖q‖² + D̂ + c) ≤ 0: s is no larger than that polynomial's root.
+    D̂ may be about −4g‖q‖²: what the two round to must not outweigh their small sum.
     """
     g = gamma(d + 2) + D64_SLACK + UNDERFLOW * np.sqrt(d)
     c = UNDERFLOW * (4 * d + 2 + np.sqrt(d))
     b = 2 * g * q_norm
-    rest = np.maximum(4 * g * q_norm**2 + approximate + c, 0.0)
+    rest = np.maximum(4 * g * q_norm**2 * (1 + ROUNDING) + approximate + c, 0.0)
     root = (b + np.sqrt(b**2 + (1 - g) * rest)) / (1 - g)
     return root**2 * (1 + D64_SLACK)
 

@@ -1,8 +1,6 @@
-"""D64 and its fingerprints, compiled: the bits of `groundtruth.d64` at a fifth of the time.
+"""Compiling functions with Numba, and keeping on disk what it has made.
 
-No fused multiply-adds and no reordering of sums, which Numba does not do unless it is asked to
-(``fastmath``); tests hold the two against each other. What is compiled is kept on disk, so that
-only the first process on a kind of CPU waits for it.
+So only the first process on a kind of CPU waits for it.
 """
 
 from __future__ import annotations
@@ -17,20 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
-from numpy.typing import NDArray
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-U64 = NDArray[np.uint64]
-
-L2, IP, COSINE = 0, 1, 2
-METRIC_CODES = {"l2": L2, "ip": IP, "cosine": COSINE}
-
-MINUS_ZERO = np.uint32(0x80000000)
 
 # Files whose functions end up in each other's machine code.
-_SOURCES = ("bounds.py", "compiled.py", "merge.py", "order.py", "prefetch.py", "scan.py")
+_SOURCES = (
+    "bounds.py",
+    "compiled.py",
+    "exact.py",
+    "merge.py",
+    "order.py",
+    "prefetch.py",
+    "scan.py",
+)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -92,82 +87,3 @@ def _is_private(directory: Path) -> bool:
         and not found.st_mode & 0o022
         and os.access(directory, os.W_OK)
     )
-
-
-@compiled
-def dot(x: F32, y: F32, terms: F64) -> float:
-    """Fold x·y; `terms` has half the padded dimension, which is at least 1 and at most d."""
-    half = terms.shape[0]
-    x_low, y_low, x_high, y_high = x[:half], y[:half], x[half:], y[half:]
-    for j in range(half):
-        terms[j] = np.float64(x_low[j]) * np.float64(y_low[j])
-    for j in range(x_high.shape[0]):
-        terms[j] += np.float64(x_high[j]) * np.float64(y_high[j])
-    return _fold(terms)  # type: ignore[no-any-return]
-
-
-@compiled
-def _squared_distance(x: F32, y: F32, terms: F64) -> float:
-    """Fold (x − y)²."""
-    half = terms.shape[0]
-    x_low, y_low, x_high, y_high = x[:half], y[:half], x[half:], y[half:]
-    for j in range(half):
-        difference = np.float64(x_low[j]) - np.float64(y_low[j])
-        terms[j] = difference * difference
-    for j in range(x_high.shape[0]):
-        difference = np.float64(x_high[j]) - np.float64(y_high[j])
-        terms[j] += difference * difference
-    return _fold(terms)  # type: ignore[no-any-return]
-
-
-@compiled
-def _fold(terms: F64) -> float:
-    half = terms.shape[0]
-    while half > 1:
-        half //= 2
-        low, high = terms[:half], terms[half : 2 * half]
-        for j in range(half):
-            low[j] += high[j]
-    return terms[0]  # type: ignore[no-any-return]
-
-
-@compiled
-def exact_key(metric: int, x: F32, q: F32, q_squared_norm: float, terms: F64) -> float:
-    """D64 of a pair, similarities negated: the bits of `d64.keys`."""
-    if metric == L2:
-        return _squared_distance(x, q, terms)  # type: ignore[no-any-return]
-    product = dot(x, q, terms)
-    if metric == COSINE:
-        product /= np.sqrt(dot(x, x, terms)) * np.sqrt(q_squared_norm)
-    # 0.0 and -0.0 are one distance.
-    return -product + 0.0  # type: ignore[no-any-return]
-
-
-@compiled
-def row_hash(x: F32, multipliers: U64) -> np.uint64:
-    """Fingerprint a row: the bits of `d64.row_hashes`."""
-    bits = x.view(np.uint32)
-    total = np.uint64(0)
-    for j in range(bits.shape[0]):
-        word = np.uint64(0) if bits[j] == MINUS_ZERO else np.uint64(bits[j])
-        total += word * multipliers[j]
-    return total
-
-
-@compiled
-def padded_dim(d: int) -> int:
-    """Smallest power of two that is at least `d`."""
-    size = 1
-    while size < d:
-        size *= 2
-    return size
-
-
-@compiled
-def squared_norms(x: F32) -> F64:
-    """Squared norms of rows, the bits of `d64.squared_norms`: (n, d) → (n,) float64."""
-    out = np.empty(x.shape[0])
-    terms = np.empty(max(1, padded_dim(x.shape[1]) // 2))
-    for i in range(x.shape[0]):
-        out[i] = dot(x[i], x[i], terms)
-    return out

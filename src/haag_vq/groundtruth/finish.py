@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import compiled, d64
+from haag_vq.groundtruth import d64, exact
 from haag_vq.groundtruth.part import Part, finalize
 from haag_vq.sources import Metric
 
@@ -96,7 +96,7 @@ def finish(
 
 def _equal_to_query(keys: F64, hashes: U64, xq: F32, metric: Metric) -> Bools:
     """Which entries (nq, w) have the query's own vector: its fingerprint and its distance."""
-    squared = compiled.squared_norms(xq)
+    squared = exact.squared_norms(xq)
     if metric == "l2":
         own_keys = np.zeros(len(xq))
     elif metric == "ip":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from haag_vq.arrays import check_whole_rows, read_array
 from haag_vq.errors import DataError, UsageError, whole_number
-from haag_vq.groundtruth import compiled
+from haag_vq.groundtruth import exact
 from haag_vq.groundtruth.precompile import ensure_compiled
 from haag_vq.sources import ArraySource, Metric, VectorSource, check_metric
 from haag_vq.sources.protocol import STORED_DTYPES
@@ -234,7 +234,7 @@ def _check_queries(xq: F32, dim: int, metric: Metric) -> None:
     if not len(xq):
         raise UsageError("there are no queries.")
     if metric == "cosine":
-        zero = np.flatnonzero(compiled.squared_norms(xq) == 0)
+        zero = np.flatnonzero(exact.squared_norms(xq) == 0)
         if len(zero):
             raise DataError(
                 f"{len(zero):,} zero vector(s) among the queries, the first is query "

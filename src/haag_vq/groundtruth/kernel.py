@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.errors import CertificateError
-from haag_vq.groundtruth import blas, compiled, d64, scan
+from haag_vq.groundtruth import blas, d64, exact, scan
 from haag_vq.groundtruth.norms import inverse_roots, longest, measure, safe_queries
 from haag_vq.groundtruth.opening import first_ceilings, opening_bytes, opening_rows
 from haag_vq.groundtruth.part import Part, Tally
@@ -59,7 +59,7 @@ class Queries:
     @classmethod
     def of(cls, x: F32) -> Queries:
         """Prepare (nq, d) float32 queries."""
-        return cls(x, compiled.squared_norms(x))
+        return cls(x, exact.squared_norms(x))
 
 
 def search_block(
@@ -161,7 +161,7 @@ class _Search:
         nb, d = x.shape
         self._first_id = first_id
         self._metric = metric
-        self._code = compiled.METRIC_CODES[metric]
+        self._code = exact.METRIC_CODES[metric]
         self._n_threads = n_threads
         self._workspace = workspace
         self._xq = queries.x if metric != "cosine" else self._unit(queries)

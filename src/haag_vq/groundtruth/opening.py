@@ -13,9 +13,9 @@ from haag_vq.sources import Metric
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-# Enough rows for ceilings that spare most candidates of the others. Arbitrary between 1,000 and
-# 10,000.
-LEAST_ROWS = 2048
+# Enough rows for ceilings that spare most candidates of the others. Of 256 to 2,048 none is faster
+# (measured, k=100); what FAISS multiplies, the tiles multiply again.
+LEAST_ROWS = 512
 
 
 def opening_rows(k: int) -> int:

@@ -19,16 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.groundtruth import bounds
-from haag_vq.groundtruth.compiled import (
-    IP,
-    L2,
-    compiled,
-    exact_key,
-    padded_dim,
-    row_hash,
-)
+from haag_vq.groundtruth.compiled import compiled
+from haag_vq.groundtruth.exact import IP, L2, exact_key, padded_dim, row_hash
 from haag_vq.groundtruth.order import kth_smallest, sort_descending
-from haag_vq.groundtruth.prefetch import prefetch
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -242,9 +235,8 @@ def _score_candidates(metric: int, q: int, block: Rows, lists: Lists) -> None:
     for c in range(n):
         row = lists.rows[q, c]
         x = block.x[row]
-        if c + 1 < n:
-            prefetch(block.x[lists.rows[q, c + 1]])
-        key = exact_key(metric, x, block.q[q], squared, terms)
+        ahead = block.x[lists.rows[q, c + 1]] if c + 1 < n else x[:0]
+        key = exact_key(metric, x, block.q[q], squared, terms, ahead)
         value = lists.values[q, c]
         if not np.isnan(value):
             _check(metric, q, row, value, key, block, lists)
