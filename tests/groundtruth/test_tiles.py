@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haag_vq.groundtruth.tiles import Feed, Span, cut, pieces_of, tapered
+from haag_vq.groundtruth.tiles import (
+    LINE,
+    Feed,
+    Span,
+    batches,
+    cut,
+    pieces_of,
+    stride,
+    tapered,
+)
 from haag_vq.sources import ArraySource
 from haag_vq.sources.protocol import I64
 
@@ -258,11 +267,6 @@ def test_cut_covers_in_steps(start: int, n: int, step: int) -> None:
     assert all(0 < b - a <= step for a, b in spans)
 
 
-def test_rows_that_can_be_read_from_anywhere_are_cut_to_size() -> None:
-    assert pieces_of(ArraySource(np.zeros((10, 1), np.float32)), 4) == [(0, 4), (4, 8), (8, 10)]
-    assert pieces_of(ArraySource(np.zeros((0, 1), np.float32)), 4) == []
-
-
 @given(st.lists(st.integers(0, 300), max_size=20), st.integers(1, 90), st.integers(1, 300))
 def test_groups_are_never_cut(inner: list[int], tile_rows: int, n_rows: int) -> None:
     edges = sorted({0, n_rows, *(edge for edge in inner if edge <= n_rows)})
@@ -283,9 +287,31 @@ def test_a_source_without_rows_has_no_pieces() -> None:
 def test_tapered_spans_are_the_same_rows_and_end_small(
     n_rows: int, step: int, n: int, least: int
 ) -> None:
-    spans = tapered(cut(0, n_rows, step), n, least)
+    spans = tapered(n_rows, step, n, least)
     rows = [row for a, b in spans for row in range(a, b)]
     assert rows == list(range(n_rows))
-    assert all(0 < b - a <= step for a, b in spans)
-    # Of what is large enough for it.
-    assert all(b - a < max(step / 4 + 1, 4 * least) for a, b in spans[-n:])
+    sizes = [b - a for a, b in spans]
+    assert all(0 < size <= step for size in sizes)
+    for (start, _), size in zip(spans, sizes, strict=True):
+        assert size < max((n_rows - start) / (2 * n) + 1, 2 * least)
+    # Nothing is smaller than it need be, but where two would not fit in a tile.
+    assert all(size >= min(step, least) for size in sizes[:-1])
+    assert not sizes or sizes[-1] >= min(least, step, n_rows) or sum(sizes[-2:]) > step
+
+
+@given(st.integers(0, 5000), st.integers(1, 3000))
+def test_batches_fit_and_are_even(n_queries: int, most: int) -> None:
+    found = batches(n_queries, most)
+    assert [q for a, b in found for q in range(a, b)] == list(range(n_queries))
+    sizes = [b - a for a, b in found]
+    assert all(size <= stride(size, most) <= most for size in sizes)
+    assert not sizes or sizes[0] - sizes[-1] < len(sizes)
+    assert len(found) <= -(-n_queries // max(1, (most // LINE - 1) * LINE))
+
+
+@given(st.integers(1, 5000))
+def test_rows_of_products_are_an_odd_number_of_lines(n: int) -> None:
+    wide = stride(n, 10_000)
+    assert n <= wide < n + 2 * LINE
+    assert wide % (2 * LINE) == LINE
+    assert stride(n, n) in (n, wide)

