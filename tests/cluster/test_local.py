@@ -28,7 +28,8 @@ from haag_vq.cluster import Connection
 from haag_vq.cluster.keys import KEY_DIR_PREFIX, remove_stale_keys
 from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.groundtruth import engine
-from haag_vq.memory import machine_memory, n_cores
+from haag_vq.memory import format_bytes, machine_memory, n_cores
+from haag_vq.planning.sites import local_site
 from haag_vq.sources import ArraySource
 from haag_vq.tempdirs import process_space
 from tests.cluster.gated import GatedSource, readers
@@ -194,6 +195,19 @@ def test_shares_can_be_chosen_and_everything_is_gone_at_the_end(
     assert len(started) >= 4
     wait_until("all processes end", lambda: not alive(started))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_together_want_more_than_the_machine_are_refused() -> None:
+    total, origin = machine_memory()
+    each = total // 2 + 1
+    with pytest.raises(UsageError) as caught:
+        connect("local", jobs=2, memory_limit=each)
+    told = str(caught.value)
+    for words in (format_bytes(each), f"this machine {format_bytes(total)}", origin, "--workers"):
+        assert words in told
+    with pytest.raises(UsageError, match=r"2 worker\(s\)"):
+        local_site(2, each)
+    assert local_site(2, total // 2).limit_bytes == total // 2
 
 
 # --- jobs ----------------------------------------------------------------------------------------

@@ -253,6 +253,21 @@ def test_arrays_that_do_not_match_are_refused(suffix: str, tmp_path: Path) -> No
             load_ground_truth(path, "l2")
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_ids_that_are_no_whole_numbers_are_refused(suffix: str, tmp_path: Path) -> None:
+    """Not cut off: 16,777,217 is 16,777,216 in float32, another row."""
+    path = tmp_path / f"t{suffix}"
+    ids, distances = np.array([[3, 2**24 + 1]], np.float32), np.array([[0.5, 1.0]], np.float32)
+    if suffix == ".npz":
+        np.savez(path, ids=ids, distances=distances)
+    else:
+        with h5py.File(path, "w") as file:
+            file.attrs["distance"] = "euclidean"
+            file["neighbors"], file["distances"] = ids, distances
+    with pytest.raises(DataError, match=r"its ids are float32.*int64"):
+        load_ground_truth(path, "l2")
+
+
 def test_hdf5_of_an_unknown_distance_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "truth.hdf5"
     with h5py.File(path, "w") as file:

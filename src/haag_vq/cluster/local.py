@@ -100,20 +100,31 @@ class _LocalCluster(SpecCluster):  # type: ignore[misc, unused-ignore]
 
 @dataclass(frozen=True, slots=True)
 class LocalShare:
-    """What each of some workers gets of this machine, where nothing else is said."""
+    """What each of some workers gets of this machine."""
 
     n_threads: int
     """Of a search."""
     memory_bytes: int
     """Limit of the worker."""
-    origin: str
-    """Which limit of the machine is shared."""
 
 
-def local_share(n_workers: int) -> LocalShare:
-    """Divide this machine among workers."""
+def local_share(n_workers: int, memory_limit: int | None = None) -> LocalShare:
+    """Divide this machine among workers, of which each may have a limit of its own.
+
+    Raises
+    ------
+    UsageError
+        If all of them together may use more memory than this machine.
+    """
     total, origin = machine_memory()
-    return LocalShare(max(1, n_cores() // n_workers), total // n_workers, origin)
+    if memory_limit is not None and memory_limit * n_workers > total:
+        raise UsageError(
+            f"{n_workers:,} worker(s) of {format_bytes(memory_limit)} may use "
+            f"{format_bytes(memory_limit * n_workers)} together, this machine "
+            f"{format_bytes(total)} ({origin}). Give each at most "
+            f"{format_bytes(total // n_workers)} (--memory-limit), or start fewer (--workers)."
+        )
+    return LocalShare(max(1, n_cores() // n_workers), memory_limit or total // n_workers)
 
 
 def start_local_cluster(
@@ -136,17 +147,16 @@ def start_local_cluster(
     Raises
     ------
     UsageError
-        If fewer than one worker or thread is asked for.
+        If fewer than one worker or thread is asked for, or more memory than there is.
     ClusterError
         If the workers do not come up.
     """
     if n_workers < 1:
         raise UsageError(f"{n_workers} workers were asked for: at least 1 is needed.")
-    share = local_share(n_workers)
+    share = local_share(n_workers, memory_limit)
     n_threads = share.n_threads if threads is None else threads
     if n_threads < 1:
         raise UsageError(f"threads={n_threads} of each worker: at least 1 is needed.")
-    limit = memory_limit or share.memory_bytes
     # Dask logs a trace for each connection that ends while it is closed.
     for name in ("batched", "comm", "core"):
         logging.getLogger(f"distributed.{name}").setLevel(logging.ERROR)
@@ -156,7 +166,7 @@ def start_local_cluster(
         env = worker_environment(paths, n_threads, n_workers)
         opts = {
             "nthreads": 1,
-            "memory_limit": limit,
+            "memory_limit": share.memory_bytes,
             "host": "127.0.0.1",
             "dashboard_address": "127.0.0.1:0",
             "local_directory": str(keys),

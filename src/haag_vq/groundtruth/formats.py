@@ -22,7 +22,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,12 @@ def read_truth(path: str | os.PathLike[str]) -> TruthFile:
         raise DataError(
             f"{os.fspath(path)} is not a readable ground-truth file: {error}"
         ) from error
+    if truth.ids.dtype.kind not in "iu":
+        raise DataError(
+            f"{os.fspath(path)}: its ids are {truth.ids.dtype}; ids are rows of the base, whole "
+            "numbers. Save them as int32 or int64."
+        )
+    truth = replace(truth, ids=truth.ids.astype(np.int64))
     if truth.ids.shape != truth.distances.shape or truth.ids.ndim != 2:
         raise DataError(
             f"{os.fspath(path)}: ids have shape {truth.ids.shape}, distances "
@@ -161,7 +167,7 @@ def _read_hdf5(path: Path) -> TruthFile:
             raise DataError(
                 f"{path}: attribute 'distance' is {distance!r}; {', '.join(named)} are known."
             )
-        ids = file["neighbors"][()].astype(np.int64)
+        ids = file["neighbors"][()]
         stored = file["distances"][()].astype(np.float64)
         query_rows = file["query_rows"][()] if "query_rows" in file else None
     distances = {"l2": stored**2, "cosine": 1 - stored, "ip": -stored}[metric]
@@ -190,7 +196,7 @@ def _read_npz(path: Path) -> TruthFile:
         with np.load(handle, allow_pickle=False) as file:
             attributes = json.loads(str(file["attributes"])) if "attributes" in file else {}
             return TruthFile(
-                file["ids"].astype(np.int64),
+                file["ids"],
                 file["distances"].astype(np.float64),
                 attributes,
                 file.get("query_rows"),
@@ -215,7 +221,7 @@ def _read_ibin(path: Path) -> TruthFile:
         )
     ids = np.frombuffer(data, "<i4", nq * k, 8).reshape(nq, k)
     distances = np.frombuffer(data, "<f4", nq * k, 8 + 4 * nq * k).reshape(nq, k)
-    return TruthFile(ids.astype(np.int64), distances.astype(np.float64), {})
+    return TruthFile(ids, distances.astype(np.float64), {})
 
 
 def _as_int32(ids: I64) -> NDArray[np.int32]:

@@ -52,12 +52,10 @@ def this_process() -> Site:
 
 
 def local_site(n_workers: int | None = None, memory_limit: int | None = None) -> Site:
-    """Describe the local workers that ``connect("local")`` would start."""
+    """Describe the local workers that ``connect("local")`` would start; its errors."""
     n = n_workers or min(n_cores(), MOST_LOCAL_WORKERS)
-    share = local_share(n)
-    return Site(
-        "here", n, share.n_threads, memory_limit or share.memory_bytes, "the workers' memory limit"
-    )
+    share = local_share(n, memory_limit)
+    return Site("here", n, share.n_threads, share.memory_bytes, "the workers' memory limit")
 
 
 def profile_site(where: str, jobs: int, overrides: Mapping[str, Any]) -> Site:
