@@ -50,6 +50,11 @@ def test_few_readers_convert_slowly() -> None:
     assert duration(work, site(1, 1, 16), RATES).parts["converting"] == 5
 
 
+def test_what_queries_are_read_from_is_converted_by_one_core() -> None:
+    work = Work(kind="float16", n_values=8 * 10**6, n_values_before=10**6, n_tasks=8)
+    assert duration(work, site(1, 2, 2), RATES).parts["converting"] == 3
+
+
 def test_an_unknown_kind_is_as_slow_as_the_slowest() -> None:
     assert duration(Work(kind="?", n_values=10**5), site(1, 1, 1), RATES).parts["converting"] == 1
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -21,6 +24,7 @@ from haag_vq.export import export_vectors
 from haag_vq.groundtruth import search_rows
 from haag_vq.groundtruth.checkpoint import Checkpoint
 from haag_vq.memory import parse_bytes
+from haag_vq.planning import query_values
 from haag_vq.sources import ArraySource
 from haag_vq.workers import current_workers
 
@@ -163,3 +167,26 @@ def test_what_the_run_refuses_is_refused_in_its_words(data: Path) -> None:
     ):
         ground_truth(command._open(args), k=args.k, metric="ip", chunk_size=args.chunk_size)
     assert made.refusal == str(refused.value)
+
+
+@pytest.mark.parametrize("spec", ["sample:30", "first:30", "holdout:2"])
+def test_queries_from_row_groups_take_whole_groups(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many elements as pyarrow decodes for them; those held out are not the base's."""
+    x = np.random.default_rng(1).standard_normal((2_000, 6), dtype=np.float32)
+    table = pa.table({"emb": pa.array(list(x), pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=300)
+    dataset = open_dataset(tmp_path / "x.parquet", queries=spec)
+    decoded: list[int] = []
+    read = pq.ParquetFile.iter_batches
+
+    def counted(file: pq.ParquetFile, **options: Any) -> Any:
+        decoded.extend(file.metadata.row_group(g).num_rows for g in options["row_groups"])
+        return read(file, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    assert dataset.queries is not None
+    np.asarray(dataset.queries)
+    n_held = len(dataset.queries) if spec.startswith("holdout") else 0
+    assert 0 <= sum(decoded) * 6 - query_values(dataset) <= n_held * 6

@@ -31,7 +31,7 @@ from haag_vq.groundtruth.inputs import choose_metric, ends_of
 from haag_vq.groundtruth.rows import rows_of
 from haag_vq.hub import moved_since
 from haag_vq.memory import format_bytes, parse_bytes
-from haag_vq.planning import SearchJob, local_site, this_process
+from haag_vq.planning import SearchJob, local_site, query_values, this_process
 from haag_vq.report import Rows
 
 NAME = "ground-truth"
@@ -129,6 +129,7 @@ def planned(args: argparse.Namespace) -> Planned:
         rows_of(_rows(args, source.n_rows), source.n_rows) if _has_rows(args) else None,
         None if args.chunk_size is None else parse_bytes(args.chunk_size),
         args.checkpoint,
+        query_values(dataset),
     )
     site = this_process() if _has_rows(args) else local_site(args.workers, limit)
     return Planned(job, site, args.checkpoint, dict(args.settings))

@@ -5,7 +5,7 @@ from haag_vq.planning.fetch_job import FetchJob
 from haag_vq.planning.jobs import ExportJob, LoadJob, StreamJob
 from haag_vq.planning.plans import Plan, plan
 from haag_vq.planning.rates import Rates, known_rates, save_rates
-from haag_vq.planning.search_job import SearchJob
+from haag_vq.planning.search_job import SearchJob, query_values
 from haag_vq.planning.shapes import ShapeSource
 from haag_vq.planning.sites import Site, local_site, this_process
 
@@ -23,6 +23,7 @@ __all__ = [
     "known_rates",
     "local_site",
     "plan",
+    "query_values",
     "save_rates",
     "this_process",
 ]

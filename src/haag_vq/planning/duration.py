@@ -54,7 +54,7 @@ def duration(work: Work, site: Site, rates: Rates) -> Duration:
         "starting": rates.start_seconds,
         "reading": work.stored_bytes / (rates.read_bytes * nodes),
         "network": work.network_bytes / rates.network_bytes,
-        "converting": work.n_values / (rates.converted(work.kind) * readers),
+        "converting": (work.n_values / readers + work.n_values_before) / rates.converted(work.kind),
         "searching": search / cores,
         "writing": work.written_bytes / rates.write_bytes,
     }

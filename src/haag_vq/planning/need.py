@@ -38,7 +38,9 @@ class Work:
     kind: str = "float32"
     """How the vectors are stored: a name that rates of conversion have."""
     n_values: int = 0
-    """Elements converted to float32."""
+    """Elements converted to float32, on all cores."""
+    n_values_before: int = 0
+    """Elements converted before that on one core: what the queries are read from."""
     flop: int = 0
     """Of the products: 2 · queries · rows · dimensions."""
     n_pairs: int = 0

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from haag_vq.data import VectorDataset
 from haag_vq.errors import InsufficientMemoryError
 from haag_vq.groundtruth.forecast import Forecast, forecast
 from haag_vq.groundtruth.kernel import n_readers
@@ -43,6 +46,8 @@ class SearchJob:
     """Search these alone, in this process."""
     chunk_bytes: int | None = None
     checkpoint: str | None = None
+    query_values: int = 0
+    """Elements that are decoded to read the queries (`query_values`)."""
     on_disk: bool = False
     """The lists go to a checkpoint that is new, wherever it is."""
     name: str = "ground-truth"
@@ -105,6 +110,7 @@ class SearchJob:
             network_bytes=remote,
             kind=kind_of(source),
             n_values=n_rows * source.dim,
+            n_values_before=self.query_values,
             flop=2 * self.n_queries * n_rows * source.dim,
             n_pairs=self.n_queries * n_rows,
             n_scored_values=int(busy * self.n_queries * width * rounds * source.dim),
@@ -134,3 +140,16 @@ class SearchJob:
         n = largest(self.n_queries - 1, lambda n: not replace(some, n_queries=n).need(site).refusal)
         if n:
             yield f"{rounded(n):,} queries at a time", replace(some, n_queries=rounded(n)), site
+
+
+def query_values(dataset: VectorDataset) -> int:
+    """Elements decoded to read a dataset's queries, about: of rows in groups, whole groups."""
+    queries, base = dataset.query_source, dataset.source
+    if queries is None:
+        return 0
+    rows = dataset.query_rows
+    if rows is None or base.starts_anywhere:
+        return queries.n_rows * queries.dim
+    last = max(0, base.n_rows - 1)
+    groups = np.searchsorted(base.edges, np.minimum(rows, last), side="right") - 1
+    return int(np.diff(base.edges)[np.unique(groups)].sum()) * base.dim
