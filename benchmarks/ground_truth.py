@@ -6,9 +6,8 @@
 Clustered unit vectors, stored as one float16 .npy in the page cache; squared l2, two threads. Every
 way has a process of its own that lives through all runs, and answers 100 queries, untimed, before
 each (its buffers are warm, however long the others took); the runs of the ways take turns, and
-medians are shown. GFLOP/s count 2 · queries · rows · dimensions, whatever a
-way really computes. Only the last way reads the file while it is timed; the others have the base
-in memory as float32.
+medians are shown. GFLOP/s count 2 · queries · rows · dimensions, whatever a way really computes.
+Only the last way reads the file while it is timed; the others have the base in memory as float32.
 
     sgemm Q@Xᵀ, X@Qᵀ   NumPy's matrix product alone, in slabs of 1 GiB: the limit
     faiss              IndexFlatL2: add and search, as installed
@@ -39,7 +38,6 @@ SLAB_BYTES = 1 << 30
 BLOCK_ROWS = 32_768
 N_THREADS = 2
 N_WARMING = 100
-
 
 # Answers queries (nq, d).
 Way = Callable[[Any], None]

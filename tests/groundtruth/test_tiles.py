@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from haag_vq.groundtruth.prefetch import LINE
 from haag_vq.groundtruth.tiles import (
-    LINE,
     Feed,
     Span,
     batches,

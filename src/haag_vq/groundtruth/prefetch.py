@@ -17,8 +17,8 @@ F32 = NDArray[np.float32]
 
 INTERPRETED = bool(numba.config.DISABLE_JIT)
 
-# Elements of a cache line.
-_LINE = 16
+# Float32 in a line of the processor's cache.
+LINE = 16
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
@@ -45,5 +45,5 @@ def _prefetch_line(typing_context: Any, row: Any, at: Any) -> Any:
 def prefetch(row: F32) -> None:
     """Have elements brought into the cache. Does nothing where Numba only interprets."""
     if not INTERPRETED:
-        for at in range(0, row.shape[0], _LINE):
+        for at in range(0, row.shape[0], LINE):
             _prefetch_line(row, at)

@@ -15,14 +15,12 @@ from concurrent.futures import Executor, wait
 import numpy as np
 from numpy.typing import NDArray
 
+from haag_vq.groundtruth.prefetch import LINE
 from haag_vq.sources import VectorSource
 
 I64 = NDArray[np.int64]
 
 Span = tuple[int, int]
-
-# Float32 in a line of the processor's cache.
-LINE = 16
 
 
 def pieces_of(source: VectorSource, tile_rows: int) -> list[Span]:
