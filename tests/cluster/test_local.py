@@ -352,7 +352,7 @@ def test_an_interrupt_ends_the_workers(job: Job) -> None:
     assert all(os.getpgid(pid) != job.process.pid for pid in job.pids)
     os.killpg(job.process.pid, signal.SIGINT)
     out, told = job.process.communicate(timeout=WAIT_SECONDS)
-    assert job.process.returncode == 130
+    assert job.process.returncode == 130, told.decode()
     assert out == b""
     # Progress, then one line.
     lines = [line for line in told.decode().splitlines() if not re.match("^[█·]+ ", line)]
