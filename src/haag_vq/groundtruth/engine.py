@@ -56,7 +56,11 @@ def blas_report() -> openblas.BlasReport:
 
 @cache
 def check_blas() -> None:
-    """Warn, once a process, where a BLAS kernel is older than the CPU: the search is slow then."""
-    complaint = blas_report().complaint()
-    if complaint is not None:
+    """Warn, once a process, where a BLAS kernel is older than the CPU: the search is slow then.
+
+    One that a user named, or the machine's keeper, is no surprise: only the doctor tells of it.
+    """
+    report = blas_report()
+    complaint = report.complaint()
+    if complaint is not None and not report.choice.by_user:
         warnings.warn(complaint, stacklevel=2)
