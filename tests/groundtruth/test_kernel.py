@@ -99,10 +99,20 @@ def test_equals_brute_force_at_real_dimensions(kind: str, metric: Metric, d: int
     search_and_check(*pair_of(kind, 500, 5, d, 3, metric), 10, metric)
 
 
+def any_head(x: F32, xq: F32, *_: F32) -> tuple[int, int]:
+    """Choose some leading dimensions and some queries, at random: no choice may change the answer."""
+    d = x.shape[1]
+    rng = np.random.default_rng(x.view(np.uint32).ravel()[:9])
+    # No more than the proof allows.
+    return (int(rng.integers(1, d - 1)), int(rng.integers(0, len(xq) + 1))) if d > 2 else (d, 0)
+
+
 @contextmanager
 def tiny_steps(d: int, n_threads: int) -> Iterator[None]:
-    """Every loop's step far smaller than the data, and opened by FAISS all the same."""
+    """Every loop's step far smaller than the data, opened by FAISS and partial all the same."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "least_pairs", lambda nq: 1)
+        patch.setattr(kernel, "best_head", any_head)
         patch.setattr(kernel, "TILE_BYTES", 4 * d * 37)
         patch.setattr(kernel, "PRODUCT_BYTES", n_threads * 4 * 37 * 3)
         patch.setattr(kernel, "_n_candidates", lambda k: 5)
@@ -182,6 +192,18 @@ def test_a_ceiling_from_outside_leaves_out_what_is_above_it_and_nothing_else(
     with tiny_steps(d, 1):
         search_and_check(x, xq, k, metric, ceilings=ceilings, workspace=Workspace())
     search_and_check(x, xq, k, metric, ceilings=ceilings)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_partial_products_equal_brute_force_at_real_dimensions(kind: str, metric: Metric) -> None:
+    """With ceilings so tight that most rows are left out by their leading dimensions."""
+    x, xq = pair_of(kind, 500, 8, 384, 3, metric)
+    nearest = oracle.neighbours(x, xq, 10, metric)[0]
+    for at in (0, 9):
+        with tiny_steps(384, 2):
+            options = {"ceilings": nearest[:, at].copy(), "workspace": Workspace()}
+            search_and_check(x, xq, 10, metric, n_threads=2, **options)
 
 
 @given(
@@ -468,10 +490,23 @@ def test_workspace_is_not_passed(
     assert peak <= kernel.workspace_bytes(nb, nq, d, k, metric) + 100_000
 
 
-def peak_of_search(x: F32, xq: F32, k: int, metric: Metric, n_threads: int) -> int:
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("nq", "d", "k"), [(1000, 512, 2), (1000, 8, 300), (9, 3072, 10)])
+def test_workspace_is_not_passed_where_queries_are_sorted(
+    nq: int, d: int, k: int, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of them takes the place of the opening, and their choice that of its tiles."""
+    monkeypatch.setattr(kernel, "least_pairs", lambda nq: 1)
+    x, xq = pair_of("normal", 5000, nq, d, 1, metric)
+    known = np.sort(np.random.default_rng(0).random((nq, k)), axis=1) + (d if metric == "l2" else 0)
+    peak = peak_of_search(x, xq, k, metric, 2, ceilings=known[:, -1].copy(), known=known)
+    assert peak <= kernel.workspace_bytes(5000, nq, d, k, metric) + 100_000
+
+
+def peak_of_search(x: F32, xq: F32, k: int, metric: Metric, n_threads: int, **options: F64) -> int:
     tracemalloc.start()
     try:
-        part = search_block(x, 0, Queries.of(xq), k, metric, n_threads=n_threads)
+        part = search_block(x, 0, Queries.of(xq), k, metric, n_threads=n_threads, **options)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

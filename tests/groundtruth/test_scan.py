@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from haag_vq.groundtruth import bounds, d64, scan
 from haag_vq.groundtruth.exact import COSINE, IP, L2, METRIC_CODES
 from haag_vq.groundtruth.norms import measure
+from haag_vq.groundtruth.partial import rests
 from haag_vq.sources import Metric
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import METRICS, metrics, pair_of, seeds
@@ -71,9 +72,17 @@ class Guarded:
 
 
 def scan_all(
-    x: F32, xq: F32, lists: scan.Lists, metric: Metric = "l2", safe: NDArray[np.bool_] | None = None
+    x: F32,
+    xq: F32,
+    lists: scan.Lists,
+    metric: Metric = "l2",
+    safe: NDArray[np.bool_] | None = None,
+    head: int | None = None,
 ) -> tuple[scan.Rows, F32]:
-    """Scan a block in one tile; returns it, and the values (n, nq) that were compared."""
+    """Scan a block in one tile; returns it, and the values (n, nq) of whole products.
+
+    Only the first `head` dimensions are multiplied for the scan.
+    """
     block = rows_of_block(x, xq)
     weights, offsets = np.ones(len(x), np.float32), np.zeros(len(x), np.float32)
     q = xq
@@ -84,7 +93,8 @@ def scan_all(
         q = (xq / np.sqrt(block.q_squared_norms)[:, None]).astype(np.float32)
     # Three columns that are none of these queries'.
     product = np.full((len(x), len(xq) + 3), np.float32(1e30))
-    product[:, 3:] = x @ q.T
+    head = x.shape[1] if head is None else head
+    product[:, 3:] = x[:, :head] @ q[:, :head].T
     scan.scan(
         METRIC_CODES[metric],
         product,
@@ -96,10 +106,11 @@ def scan_all(
         offsets,
         float(bounds.norm_ceiling(x.shape[1], float(block.squared_norms.max()))),
         np.ones(len(xq), bool) if safe is None else safe,
+        scan.Partial(head, q, rests(x, head), rests(q, head)),
         block,
         lists,
     )
-    return block, product[:, 3:] * weights[:, None] - offsets[:, None]
+    return block, (x @ q.T) * weights[:, None] - offsets[:, None]
 
 
 def candidates(lists: scan.Lists, q: int) -> list[int]:
@@ -134,7 +145,9 @@ def test_a_ceiling_keeps_what_can_be_under_it_and_little_else(
     ceilings = np.sort(exact, axis=1)[:, data.draw(st.integers(0, n - 1))]
     guarded.lists.ceilings[:] = ceilings
     safe = np.random.default_rng(seed).random(nq) < 0.8
-    scan_all(x, xq, guarded.lists, metric, safe)
+    # Of what is multiplied only in part, the rest is added before anything is kept.
+    head = data.draw(st.sampled_from([1, 4, 6, 8]))
+    block, _ = scan_all(x, xq, guarded.lists, metric, safe, head)
     for q in range(nq):
         kept = set(candidates(guarded.lists, q))
         if not safe[q]:
@@ -142,7 +155,18 @@ def test_a_ceiling_keeps_what_can_be_under_it_and_little_else(
             continue
         assert set(np.flatnonzero(exact[q] <= ceilings[q])) <= kept
         assert kept <= set(np.flatnonzero(exact[q] <= ceilings[q] + 1e-3 * (1 + abs(ceilings[q]))))
+        for row, value in zip(candidates(guarded.lists, q), guarded.lists.values[q], strict=False):
+            assert_within_its_bound(metric, q, row, value, block, exact[q, row])
     guarded.assert_nothing_written_outside()
+
+
+def assert_within_its_bound(
+    metric: Metric, q: int, row: int, value: np.float32, block: scan.Rows, key: float
+) -> None:
+    code, squared = METRIC_CODES[metric], float(block.q_squared_norms[q])
+    x_norm = float(np.sqrt(block.squared_norms[row])) * 1.0001
+    bound = scan._error(code, block.x.shape[1], np.sqrt(squared), key, x_norm)
+    assert abs(scan._key_of(code, value, squared) - key) <= bound
 
 
 keys = st.just(0.0) | st.floats(-60, 60).map(lambda log: 2.0**log)

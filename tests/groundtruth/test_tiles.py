@@ -299,10 +299,10 @@ def test_tapered_spans_are_the_same_rows_and_end_small(
     assert not sizes or sizes[-1] >= min(least, step, n_rows) or sum(sizes[-2:]) > step
 
 
-@given(st.integers(0, 5000), st.integers(1, 3000))
-def test_batches_fit_and_are_even(n_queries: int, most: int) -> None:
-    found = batches(n_queries, most)
-    assert [q for a, b in found for q in range(a, b)] == list(range(n_queries))
+@given(st.integers(0, 99), st.integers(0, 5000), st.integers(1, 3000))
+def test_batches_fit_and_are_even(first: int, n_queries: int, most: int) -> None:
+    found = batches(first, first + n_queries, most)
+    assert [q - first for a, b in found for q in range(a, b)] == list(range(n_queries))
     sizes = [b - a for a, b in found]
     assert all(size <= stride(size, most) <= most for size in sizes)
     assert not sizes or sizes[0] - sizes[-1] < len(sizes)

@@ -3,8 +3,9 @@
 Tiles of the block are multiplied with the queries in float32. Where nothing is known yet of a
 query's k-th neighbour, FAISS searches the first rows of the block, and its k-th distance and the
 proven bound on its error give a ceiling; from then on a compiled scan of each tile's products keeps
-every row that can be at or under the ceiling, which falls as rows are found (`scan`). The
-candidates that remain are scored by D64. Nothing is left out on trust, so ties and near-ties need
+every row that can be at or under the ceiling, which falls as rows are found (`scan`); where it is
+low enough, products of the leading dimensions are (`partial`). The candidates that remain are
+scored by D64. Nothing is left out on trust, so ties and near-ties need
 no second look; where float32 would overflow, D64 scores the tile's every row.
 """
 
@@ -22,6 +23,7 @@ from haag_vq.groundtruth import blas, d64, exact, scan
 from haag_vq.groundtruth.norms import inverse_roots, longest, measure, safe_queries
 from haag_vq.groundtruth.opening import first_ceilings, opening_bytes, opening_rows
 from haag_vq.groundtruth.part import Part, Tally
+from haag_vq.groundtruth.partial import best_head, easiest_first, least_pairs, rests, sampled
 from haag_vq.groundtruth.tiles import Feed, Span, batches, cut, pieces_of, stride, tapered
 from haag_vq.groundtruth.workspace import Workspace
 from haag_vq.sources import Metric, VectorSource
@@ -60,6 +62,10 @@ class Queries:
     def of(cls, x: F32) -> Queries:
         """Prepare (nq, d) float32 queries."""
         return cls(x, exact.squared_norms(x))
+
+    def take(self, order: I64) -> Queries:
+        """Copy them in another order."""
+        return Queries(self.x[order], self.squared_norms[order])
 
 
 def search_block(
@@ -114,7 +120,12 @@ def search_block(
     -----
     Memory: `workspace_bytes` beside the block and the queries.
     """
-    search = _Search(x, first_id, queries, k, metric, n_threads, workspace or Workspace())
+    order = np.arange(len(queries.x))
+    if ceilings is not None and len(x) * len(queries.x) >= least_pairs(len(queries.x)):
+        order = easiest_first(ceilings, queries.squared_norms, metric)
+        queries, ceilings = queries.take(order), ceilings[order]
+        known = None if known is None else known[order]
+    search = _Search(x, first_id, queries, k, metric, n_threads, workspace or Workspace(), order)
     if ceilings is not None:
         search.lists.ceilings[:] = ceilings
     if known is not None:
@@ -157,9 +168,11 @@ class _Search:
         metric: Metric,
         n_threads: int,
         workspace: Workspace,
+        order: I64,
     ) -> None:
         nb, d = x.shape
         self._first_id = first_id
+        self._order = order
         self._metric = metric
         self._code = exact.METRIC_CODES[metric]
         self._n_threads = n_threads
@@ -184,6 +197,12 @@ class _Search:
         self._local = threading.local()
         self._n_products = 0
         self._n_opening = opening_rows(self.lists.keys.shape[1])
+        # Leading dimensions, queries of which only they are multiplied, and the rests of those.
+        self._plan = d, 0, rests(self._xq, d)
+        self._choosing = threading.Lock()
+        # Rows to search until the next choice; there is none in a block too small for it.
+        self._choose_every = -(-least_pairs(len(queries.x)) // max(1, len(queries.x)))
+        self._until_choice = 0.0 if nb >= self._choose_every else np.inf
 
     def _unit(self, queries: Queries) -> F32:
         out = self._workspace.array("unit queries", queries.x.shape, np.float32)
@@ -263,13 +282,20 @@ class _Search:
             weights = inverse_roots(norms)
         x_norm = longest(norms, d)
         x = self._rows.x[start:stop]
+        self._choose_head(x, weights, offsets, x_norm, safe)
+        head, n_easy, q_rests = self._plan
+        whole = scan.Partial(d, self._xq, rests(x, d), rests(self._xq, d))
+        easy = scan.Partial(head, self._xq, rests(x, head), q_rests)
         buffer = self._product_buffer()
         most = len(buffer) // len(x)
-        for a, b in batches(len(self._xq), most):
+        todo = [(easy, *batch) for batch in batches(0, n_easy, most)]
+        todo += [(whole, *batch) for batch in batches(n_easy, len(self._xq), most)]
+        for partial, a, b in todo:
             width = stride(b - a, most)
             product = buffer[: len(x) * width].reshape(len(x), width)
+            leading = slice(0, partial.head)
             with np.errstate(all="ignore"):  # queries that are not safe
-                np.matmul(x, self._xq[a:b].T, out=product[:, : b - a])
+                np.matmul(x[:, leading], self._xq[a:b, leading].T, out=product[:, : b - a])
             for slab, (first, last) in enumerate(self._slabs):
                 lo, hi = max(a, first), min(b, last)
                 if lo < hi:
@@ -285,9 +311,30 @@ class _Search:
                             offsets,
                             x_norm,
                             safe,
+                            partial,
                             self._rows,
                             self.lists,
                         )
+
+    def _choose_head(
+        self, x: F32, weights: F32, offsets: F32, x_norm: float, safe: NDArray[np.bool_]
+    ) -> None:
+        """Choose anew, now and then, what is multiplied of which queries."""
+        with self._choosing:
+            self._until_choice -= len(x)
+            if self._until_choice > 0:
+                return
+            self._until_choice = self._choose_every
+            # Ceilings fall less and less.
+            self._choose_every *= 2
+        nq = len(self._xq)
+        rows, queries = sampled(len(x)), sampled(nq)
+        numbers = np.arange(nq)[queries]
+        floors = scan.least_values(self._code, numbers, x_norm, self._rows, self.lists)
+        floors[~safe[queries]] = np.inf
+        head, n = best_head(x[rows], self._xq[queries], weights[rows], offsets[rows], floors)
+        n_easy = nq if n == len(numbers) else int(numbers[n]) if n else 0
+        self._plan = head, n_easy, rests(self._xq, head)
 
     def _score_tile(self, start: int, stop: int, chosen: I64) -> None:
         for slab, (first, last) in enumerate(self._slabs):
@@ -321,7 +368,7 @@ class _Search:
                 float(self._rows.q_squared_norms[q]),
             )
             raise CertificateError(
-                f"row {self._first_id + row:,}, query {q}, {self._metric}: the float32 distance "
+                f"row {self._first_id + row:,}, query {self._order[q]}, {self._metric}: the float32 distance "
                 f"is off D64 {float(key[0])!r} by {share[q]!r} times its proven bound. The bound "
                 "or this machine's arithmetic is broken; please report it with "
                 f"|q|²={self._rows.q_squared_norms[q]!r}, "
@@ -332,21 +379,23 @@ class _Search:
         """Copy the lists out of the buffers, with what they are known to hold."""
         nb, lists = len(self._rows.x), self.lists
         width = int(lists.n_exact.max(initial=0))
-        missing = np.arange(width) >= lists.n_exact[:, None]
-        keys = np.where(missing, np.inf, lists.keys[:, :width])
-        ids = np.where(missing, -1, lists.ids[:, :width] + self._first_id)
-        hashes = np.where(missing, np.uint64(0), lists.hashes[:, :width])
+        back = np.argsort(self._order)
+        n_exact = lists.n_exact[back]
+        missing = np.arange(width) >= n_exact[:, None]
+        keys, ids, hashes = (a[back, :width] for a in (lists.keys, lists.ids, lists.hashes))
+        ids += self._first_id
+        keys[missing], ids[missing], hashes[missing] = np.inf, -1, 0
         # All rows up to the ceiling are listed, unless the list was cut.
-        frontier = lists.ceilings.copy()
+        frontier = lists.ceilings[back]
         frontier_ids = np.where(np.isfinite(frontier), LARGEST_ID, -1)
-        full = lists.n_exact == lists.keys.shape[1]
+        full = n_exact == lists.keys.shape[1]
         if nb == lists.keys.shape[1]:
             frontier[full], frontier_ids[full] = np.inf, -1
         else:
             # What was scored before the ceiling fell may lie above it.
-            last = full & (lists.keys[:, -1] <= lists.ceilings)
-            frontier[last] = lists.keys[last, -1]
-            frontier_ids[last] = lists.ids[last, -1] + self._first_id
+            full &= lists.keys[back, -1] <= frontier
+            frontier[full] = lists.keys[back[full], -1]
+            frontier_ids[full] = lists.ids[back[full], -1] + self._first_id
         tally = Tally(
             int(lists.n_scored.sum()),
             int((lists.n_widened > 0).sum()),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from haag_vq.groundtruth import bounds
 from haag_vq.groundtruth.compiled import compiled
-from haag_vq.groundtruth.exact import IP, L2, exact_key, padded_dim, row_hash
+from haag_vq.groundtruth.exact import IP, L2, dot, exact_key, padded_dim, row_hash
 from haag_vq.groundtruth.order import kth_smallest, sort_descending
 
 F32 = NDArray[np.float32]
@@ -48,6 +48,19 @@ class Rows(NamedTuple):
     """(d,) uint64, `d64.hash_multipliers`."""
     hashes: U64
     """(nb,) uint64: fingerprints that were needed so far; 0 elsewhere."""
+
+
+class Partial(NamedTuple):
+    """What products of leading dimensions leave out (`groundtruth.partial`)."""
+
+    head: int
+    """Dimensions that were multiplied; d: all."""
+    q: F32
+    """(nq, d) float32: queries as they are multiplied."""
+    x_rests: F32
+    """(m,) float32: no row of the tile has a longer rest."""
+    q_rests: F32
+    """(nq,) float32."""
 
 
 class Lists(NamedTuple):
@@ -114,6 +127,17 @@ def _least_value(
 
 
 @compiled
+def least_values(metric: int, queries: I64, x_norm: float, block: Rows, lists: Lists) -> F32:
+    """Values below which no row of at most this length is of interest to some queries."""
+    d = block.x.shape[1]
+    out = np.empty(queries.shape[0], np.float32)
+    for i in range(out.shape[0]):
+        q = queries[i]
+        out[i] = _least_value(metric, d, lists.ceilings[q], block.q_squared_norms[q], x_norm)
+    return out
+
+
+@compiled
 def scan(
     metric: int,
     product: F32,
@@ -125,46 +149,65 @@ def scan(
     offsets: F32,
     x_norm: float,
     safe: Any,
+    partial: Partial,
     block: Rows,
     lists: Lists,
 ) -> None:
     """Add to the candidates the rows of a tile that can be among the nearest.
 
-    `product` (m, n) has x·q of rows ``first:first + m``, for queries ``a:b`` from `column` on; a
-    value is ``product · weight − offset`` of the row. No row is longer than `x_norm`. Queries
-    that are not `safe` (nq,) are left out.
+    `product` (m, n) has x·q of rows ``first:first + m``, for queries ``a:b`` from `column` on, of
+    their leading dimensions; a value is ``product · weight − offset`` of the row. No row is longer
+    than `x_norm`. Queries that are not `safe` (nq,) are left out.
     """
     n = b - a
     d = block.x.shape[1]
-    least = np.empty(n, np.float32)
+    least = least_values(metric, np.arange(a, b), x_norm, block, lists)
     for i in range(n):
-        least[i] = _least_value(
-            metric, d, lists.ceilings[a + i], block.q_squared_norms[a + i], x_norm
-        )
         if not safe[a + i]:
             least[i] = np.inf
+    head = partial.head
+    terms = np.empty(max(1, padded_dim(d - head) // 2))
+    x_rests, q_rests = partial.x_rests, partial.q_rests[a:b]
+    hits = np.empty(-(-n // WIDTH), np.int32)
     for j in range(product.shape[0]):
         weight, offset = weights[j], offsets[j]
-        for at in range(0, n, WIDTH):
-            # Views from 0 on: an index that could be negative is not vectorized.
-            values = product[j, column + at : column + min(at + WIDTH, n)]
-            floor = least[at : at + WIDTH]
-            hits = np.int32(0)
-            for i in range(values.shape[0]):
-                # Not ">=": a product that is no number must not pass for a far row.
-                hits += np.int32(not values[i] * weight - offset < floor[i])
-            i = 0
-            while hits > 0:
-                value = values[i] * weight - offset
-                if not value < floor[i]:
-                    hits -= 1
-                    q = a + at + i
-                    if safe[q] and _add(q, first + j, value, lists):
+        line = product[j, column : column + n]
+        _count(line, x_rests[j], q_rests, weight, offset, least, hits)
+        for chunk in range(hits.shape[0]):
+            left = hits[chunk]
+            i = chunk * WIDTH
+            while left > 0:
+                value = line[i]
+                if not (value + x_rests[j] * q_rests[i]) * weight - offset < least[i]:
+                    q = a + i
+                    if head < d and safe[q]:
+                        x_tail, q_tail = block.x[first + j, head:], partial.q[q, head:]
+                        value += np.float32(dot(x_tail, q_tail, terms, x_tail[:0]))
+                    value = value * weight - offset
+                    left -= 1
+                    if safe[q] and not value < least[i] and _add(q, first + j, value, lists):
                         _compact(metric, q, block, lists)
-                        floor[i] = _least_value(
+                        least[i] = _least_value(
                             metric, d, lists.ceilings[q], block.q_squared_norms[q], x_norm
                         )
                 i += 1
+
+
+@compiled
+def _count(
+    line: F32, x_rest: float, q_rests: F32, weight: float, offset: float, least: F32, hits: I32
+) -> None:
+    """Count a row's values that are not below the least ones, of `WIDTH` queries at a time."""
+    for chunk in range(hits.shape[0]):
+        # Views from 0 on: an index that could be negative is not vectorized.
+        values = line[chunk * WIDTH : (chunk + 1) * WIDTH]
+        rests = q_rests[chunk * WIDTH : (chunk + 1) * WIDTH]
+        floors = least[chunk * WIDTH : (chunk + 1) * WIDTH]
+        count = np.int32(0)
+        for i in range(values.shape[0]):
+            # Not ">=": a product that is no number must not pass for a far row.
+            count += np.int32(not (values[i] + x_rest * rests[i]) * weight - offset < floors[i])
+        hits[chunk] = count
 
 
 @compiled

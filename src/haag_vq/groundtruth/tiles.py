@@ -41,12 +41,13 @@ def cut(start: int, stop: int, n: int) -> list[Span]:
     return [(at, min(at + n, stop)) for at in range(start, stop, n)]
 
 
-def batches(n_queries: int, most: int) -> list[Span]:
+def batches(first: int, last: int, most: int) -> list[Span]:
     """Cut queries into batches of about one size, whose rows of products take up to `most`."""
+    n_queries = last - first
     n_lines = most // LINE
     widest = (n_lines - 1 + n_lines % 2) * LINE if n_lines else max(1, most)
     n = -(-n_queries // widest)
-    return cut(0, n_queries, -(-n_queries // n)) if n else []
+    return cut(first, last, -(-n_queries // n)) if n else []
 
 
 def stride(n: int, most: int) -> int:

@@ -169,10 +169,10 @@ class FixedRowSource(VectorSource):
         with self._stamp.opened() as reader, self._fetched(reader, pieces, target_of) as fetched:
             for runs, slot in fetched:
                 first, last = _extent(runs)
-                if not in_place:
-                    to_float32(target_of(runs, slot)[:, :dim], out[first:last])
+                part = out[first:last]
+                finite = not in_place and to_float32(target_of(runs, slot)[:, :dim], part)
                 numbers = runs[0][0] if taken is None else taken[first:last]
-                check.look(self._first_row + numbers, out[first:last])
+                check.look(self._first_row + numbers, part, finite)
         check.finish()
 
     def _n_slots(self, n_rows: int) -> int:

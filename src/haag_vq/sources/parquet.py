@@ -171,8 +171,8 @@ class ParquetSource(VectorSource):
             if a != at:
                 break
             target = out[a - first : b - first]
-            to_float32(values[a - row : b - row, : out.shape[1]], target)
-            check.look(a, target)
+            finite = to_float32(values[a - row : b - row, : out.shape[1]], target)
+            check.look(a, target, finite)
             at = b
         self._check_end(first, at, last)
 

@@ -189,13 +189,18 @@ class FiniteCheck:
         self._first = -1
         self._range = (0, 0)
 
-    def look(self, at: int | I64, rows: F32) -> None:
-        """Look at `rows` (n, dim): rows ``at …`` of the file, or, of a take, its rows `at` (n,)."""
+    def look(self, at: int | I64, rows: F32, finite: bool = False) -> None:
+        """Look at `rows` (n, dim): rows ``at …`` of the file, or, of a take, its rows `at` (n,).
+
+        Where it is known that they are `finite`, they are only counted.
+        """
         if not self._needed or not len(rows):
             return
         first, last = (at, at + len(rows)) if isinstance(at, int) else (int(at[0]), int(at[-1]) + 1)
         self._range = (self._range[0] if self._n_seen else first, last)
         self._n_seen += len(rows)
+        if finite:
+            return
         # NaN and infinity always survive a sum; a finite sum that overflows only costs the
         # exact look below. One reduction is several times cheaper than isfinite + all.
         with np.errstate(over="ignore", invalid="ignore"):
