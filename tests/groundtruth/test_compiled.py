@@ -259,3 +259,38 @@ def test_where_no_other_process_can_compile_that_is_projected_too(
 
 def _double(x: int) -> int:
     return 2 * x
+
+
+ALL_COMPILED = """
+from pathlib import Path
+import numpy as np
+from haag_vq.groundtruth import engine, partial
+from haag_vq.groundtruth.compiled import cache_directory
+from haag_vq.groundtruth.kernel import Queries, search_block
+from haag_vq.groundtruth.precompile import compile_all
+compile_all()
+before = set(Path(cache_directory()).rglob("*.nbc"))
+partial.LEAST_USE = 0
+x = np.random.default_rng(0).standard_normal((3000, 64), dtype=np.float32)
+queries = Queries.of(x[:700].copy())
+for metric in ("l2", "ip", "cosine"):
+    keys = search_block(x, 0, queries, 5, metric, n_threads=2).keys
+    nearest = {"ceilings": keys.max(axis=1), "known": keys}
+    search_block(x, 0, queries, 5, metric, n_threads=2, **nearest)
+print(len(before), len(set(Path(cache_directory()).rglob("*.nbc")) - before))
+"""
+
+
+@pytest.mark.slow
+def test_a_search_compiles_nothing_that_was_not_compiled_before(tmp_path: Path) -> None:
+    """Or a worker would, in memory that nobody has planned."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_COMPILED],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    n_before, n_more = map(int, done.stdout.split())
+    assert n_before > 10
+    assert n_more == 0

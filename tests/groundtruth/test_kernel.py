@@ -19,7 +19,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from haag_vq.errors import CertificateError, DataError
-from haag_vq.groundtruth import bounds, d64, engine, kernel, opening, tasks
+from haag_vq.groundtruth import bounds, d64, engine, kernel, opening, partial, products, tasks
 from haag_vq.groundtruth.kernel import LARGEST_ID, Queries, search_block
 from haag_vq.groundtruth.part import Part, combine, uncertified
 from haag_vq.groundtruth.workspace import Workspace
@@ -100,7 +100,7 @@ def test_equals_brute_force_at_real_dimensions(kind: str, metric: Metric, d: int
 
 
 def any_head(x: F32, xq: F32, *_: F32) -> tuple[int, int]:
-    """Choose some leading dimensions and some queries, at random: no choice may change the answer."""
+    """Choose at random how much of which queries: no choice may change the answer."""
     d = x.shape[1]
     rng = np.random.default_rng(x.view(np.uint32).ravel()[:9])
     # No more than the proof allows.
@@ -111,10 +111,10 @@ def any_head(x: F32, xq: F32, *_: F32) -> tuple[int, int]:
 def tiny_steps(d: int, n_threads: int) -> Iterator[None]:
     """Every loop's step far smaller than the data, opened by FAISS and partial all the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "least_pairs", lambda nq: 1)
-        patch.setattr(kernel, "best_head", any_head)
+        patch.setattr(partial, "LEAST_USE", 0)
+        patch.setattr(products, "best_head", any_head)
         patch.setattr(kernel, "TILE_BYTES", 4 * d * 37)
-        patch.setattr(kernel, "PRODUCT_BYTES", n_threads * 4 * 37 * 3)
+        patch.setattr(products, "PRODUCT_BYTES", n_threads * 4 * 37 * 3)
         patch.setattr(kernel, "_n_candidates", lambda k: 5)
         patch.setattr(opening, "LEAST_ROWS", 1)
         patch.setattr(d64, "PIECE_BYTES", 8 * d64.padded_dim(d) * 5)
@@ -374,7 +374,7 @@ def test_arithmetic_that_breaks_the_bound_is_reported(
     monkeypatch: pytest.MonkeyPatch, metric: Metric
 ) -> None:
     x, xq = pair_of("normal", 300, 7, 8, 1, metric)
-    monkeypatch.setattr(kernel, "np", Miscalculating())
+    monkeypatch.setattr(products, "np", Miscalculating())
     with pytest.raises(CertificateError, match=rf"query 3, {metric}.*please report it") as caught:
         search_block(x, FIRST_ID, Queries.of(xq), 10, metric)
     # The pair can be looked up: the message has its row and its true distance.
@@ -496,14 +496,14 @@ def test_workspace_is_not_passed_where_queries_are_sorted(
     nq: int, d: int, k: int, metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy of them takes the place of the opening, and their choice that of its tiles."""
-    monkeypatch.setattr(kernel, "least_pairs", lambda nq: 1)
+    monkeypatch.setattr(partial, "LEAST_USE", 0)
     x, xq = pair_of("normal", 5000, nq, d, 1, metric)
     known = np.sort(np.random.default_rng(0).random((nq, k)), axis=1) + (d if metric == "l2" else 0)
     peak = peak_of_search(x, xq, k, metric, 2, ceilings=known[:, -1].copy(), known=known)
     assert peak <= kernel.workspace_bytes(5000, nq, d, k, metric) + 100_000
 
 
-def peak_of_search(x: F32, xq: F32, k: int, metric: Metric, n_threads: int, **options: F64) -> int:
+def peak_of_search(x: F32, xq: F32, k: int, metric: Metric, n_threads: int, **options: Any) -> int:
     tracemalloc.start()
     try:
         part = search_block(x, 0, Queries.of(xq), k, metric, n_threads=n_threads, **options)

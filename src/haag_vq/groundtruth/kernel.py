@@ -5,8 +5,8 @@ query's k-th neighbour, FAISS searches the first rows of the block, and its k-th
 proven bound on its error give a ceiling; from then on a compiled scan of each tile's products keeps
 every row that can be at or under the ceiling, which falls as rows are found (`scan`); where it is
 low enough, products of the leading dimensions are (`partial`). The candidates that remain are
-scored by D64. Nothing is left out on trust, so ties and near-ties need
-no second look; where float32 would overflow, D64 scores the tile's every row.
+scored by D64. Nothing is left out on trust, so ties and near-ties need no second look; where
+float32 would overflow, D64 scores the tile's every row.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,9 @@ from haag_vq.groundtruth import blas, d64, exact, scan
 from haag_vq.groundtruth.norms import inverse_roots, longest, measure, safe_queries
 from haag_vq.groundtruth.opening import first_ceilings, opening_bytes, opening_rows
 from haag_vq.groundtruth.part import Part, Tally
-from haag_vq.groundtruth.partial import best_head, easiest_first, least_pairs, rests, sampled
-from haag_vq.groundtruth.tiles import Feed, Span, batches, cut, pieces_of, stride, tapered
+from haag_vq.groundtruth.partial import easiest_first, least_pairs
+from haag_vq.groundtruth.products import PRODUCT_BYTES, Products
+from haag_vq.groundtruth.tiles import Feed, Span, cut, pieces_of, tapered
 from haag_vq.groundtruth.workspace import Workspace
 from haag_vq.sources import Metric, VectorSource
 
@@ -37,11 +39,6 @@ I64 = NDArray[np.int64]
 TILE_BYTES = 8 << 20
 MOST_TILE_ROWS = 4096
 LEAST_TILE_ROWS = 256
-
-# Products of tiles and queries, of all threads together; a thread's share is cut into batches of
-# queries. Twice as much a thread is 2% faster (measured).
-PRODUCT_BYTES = 32 << 20
-MOST_PRODUCT_BYTES = 10 << 20
 
 # Threads that read at one time: more than this no disk serves faster. Arbitrary.
 MOST_READERS = 16
@@ -194,15 +191,7 @@ class _Search:
         cuts = np.linspace(0, len(queries.x), n_slabs + 1).astype(int).tolist()
         self._slabs = list(zip(cuts[:-1], cuts[1:], strict=True))
         self._locks = [threading.Lock() for _ in self._slabs]
-        self._local = threading.local()
-        self._n_products = 0
         self._n_opening = opening_rows(self.lists.keys.shape[1])
-        # Leading dimensions, queries of which only they are multiplied, and the rests of those.
-        self._plan = d, 0, rests(self._xq, d)
-        self._choosing = threading.Lock()
-        # Rows to search until the next choice; there is none in a block too small for it.
-        self._choose_every = -(-least_pairs(len(queries.x)) // max(1, len(queries.x)))
-        self._until_choice = 0.0 if nb >= self._choose_every else np.inf
 
     def _unit(self, queries: Queries) -> F32:
         out = self._workspace.array("unit queries", queries.x.shape, np.float32)
@@ -215,6 +204,7 @@ class _Search:
         """Read and search the block, then settle every query's list."""
         nb, d = self._rows.x.shape
         step = tile_rows(nb, d, self._n_threads)
+        products = Products(self._xq, nb, self._n_threads, self._workspace, informed=not opens)
         if source is None or source.starts_anywhere:
             pieces = tapered(nb, step, self._n_threads, LEAST_TILE_ROWS)
         else:
@@ -235,10 +225,12 @@ class _Search:
         feed = Feed(pieces[n_ready:], ready, step, at_once, self._n_threads)
         pool = self._workspace.threads(self._n_threads)
         with blas.one_blas_thread():
-            feed.run(read, self._search_tile, pool, n_workers)
+            feed.run(read, partial(self._search_tile, products), pool, n_workers)
+        # Some take far longer than others, so the shares are smaller than slabs.
+        nq = len(self._xq)
         settling = [
             pool.submit(scan.settle, self._code, a, b, self._rows, self.lists)
-            for a, b in self._slabs
+            for a, b in cut(0, nq, -(-nq // (8 * self._n_threads)))
         ]
         for done in settling:
             done.result()
@@ -266,7 +258,7 @@ class _Search:
         measure(self._rows.x[start:stop], self._first_id + start, self._metric, norms)
         return norms
 
-    def _search_tile(self, start: int, stop: int) -> None:
+    def _search_tile(self, products: Products, start: int, stop: int) -> None:
         """Add to every query's candidates the rows of a tile that can be among its nearest."""
         norms = self._measure(start, stop)
         d = self._rows.x.shape[1]
@@ -282,20 +274,14 @@ class _Search:
             weights = inverse_roots(norms)
         x_norm = longest(norms, d)
         x = self._rows.x[start:stop]
-        self._choose_head(x, weights, offsets, x_norm, safe)
-        head, n_easy, q_rests = self._plan
-        whole = scan.Partial(d, self._xq, rests(x, d), rests(self._xq, d))
-        easy = scan.Partial(head, self._xq, rests(x, head), q_rests)
-        buffer = self._product_buffer()
-        most = len(buffer) // len(x)
-        todo = [(easy, *batch) for batch in batches(0, n_easy, most)]
-        todo += [(whole, *batch) for batch in batches(n_easy, len(self._xq), most)]
-        for partial, a, b in todo:
-            width = stride(b - a, most)
-            product = buffer[: len(x) * width].reshape(len(x), width)
-            leading = slice(0, partial.head)
-            with np.errstate(all="ignore"):  # queries that are not safe
-                np.matmul(x[:, leading], self._xq[a:b, leading].T, out=product[:, : b - a])
+
+        def floors_of(queries: I64) -> F32:
+            floors: F32 = scan.least_values(self._code, queries, x_norm, self._rows, self.lists)
+            floors[~safe[queries]] = np.inf
+            return floors
+
+        products.choose(x, weights, offsets, floors_of)
+        for taken, a, b, product in products.of(x):
             for slab, (first, last) in enumerate(self._slabs):
                 lo, hi = max(a, first), min(b, last)
                 if lo < hi:
@@ -311,48 +297,16 @@ class _Search:
                             offsets,
                             x_norm,
                             safe,
-                            partial,
+                            taken,
                             self._rows,
                             self.lists,
                         )
-
-    def _choose_head(
-        self, x: F32, weights: F32, offsets: F32, x_norm: float, safe: NDArray[np.bool_]
-    ) -> None:
-        """Choose anew, now and then, what is multiplied of which queries."""
-        with self._choosing:
-            self._until_choice -= len(x)
-            if self._until_choice > 0:
-                return
-            self._until_choice = self._choose_every
-            # Ceilings fall less and less.
-            self._choose_every *= 2
-        nq = len(self._xq)
-        rows, queries = sampled(len(x)), sampled(nq)
-        numbers = np.arange(nq)[queries]
-        floors = scan.least_values(self._code, numbers, x_norm, self._rows, self.lists)
-        floors[~safe[queries]] = np.inf
-        head, n = best_head(x[rows], self._xq[queries], weights[rows], offsets[rows], floors)
-        n_easy = nq if n == len(numbers) else int(numbers[n]) if n else 0
-        self._plan = head, n_easy, rests(self._xq, head)
 
     def _score_tile(self, start: int, stop: int, chosen: I64) -> None:
         for slab, (first, last) in enumerate(self._slabs):
             with self._locks[slab]:
                 for q in chosen[(chosen >= first) & (chosen < last)].tolist():
                     scan.score_all(self._code, q, start, stop, self._rows, self.lists)
-
-    def _product_buffer(self) -> F32:
-        """Return this thread's own buffer."""
-        if not hasattr(self._local, "product"):
-            with self._locks[0]:
-                self._n_products += 1
-                name = f"product {self._n_products}"
-                # Of the threads and the one that reads, which searches too.
-                share = min(MOST_PRODUCT_BYTES, PRODUCT_BYTES // (self._n_threads + 1))
-                self._local.product = self._workspace.array(name, (share // 4,), np.float32)
-        buffer: F32 = self._local.product
-        return buffer
 
     def _check(self) -> None:
         """Raise CertificateError if a scored pair lay outside its bound."""
@@ -368,9 +322,9 @@ class _Search:
                 float(self._rows.q_squared_norms[q]),
             )
             raise CertificateError(
-                f"row {self._first_id + row:,}, query {self._order[q]}, {self._metric}: the float32 distance "
-                f"is off D64 {float(key[0])!r} by {share[q]!r} times its proven bound. The bound "
-                "or this machine's arithmetic is broken; please report it with "
+                f"row {self._first_id + row:,}, query {self._order[q]}, {self._metric}: the "
+                f"float32 distance is off D64 {float(key[0])!r} by {share[q]!r} times its proven "
+                "bound. The bound or this machine's arithmetic is broken; please report it with "
                 f"|q|²={self._rows.q_squared_norms[q]!r}, "
                 f"|x|²={self._rows.squared_norms[row]!r}, d={self._rows.x.shape[1]}."
             )
@@ -382,7 +336,8 @@ class _Search:
         back = np.argsort(self._order)
         n_exact = lists.n_exact[back]
         missing = np.arange(width) >= n_exact[:, None]
-        keys, ids, hashes = (a[back, :width] for a in (lists.keys, lists.ids, lists.hashes))
+        keys, hashes = lists.keys[back, :width], lists.hashes[back, :width]
+        ids = lists.ids[back, :width]
         ids += self._first_id
         keys[missing], ids[missing], hashes[missing] = np.inf, -1, 0
         # All rows up to the ceiling are listed, unless the list was cut.

@@ -66,7 +66,7 @@ def rests(x: F32, head: int) -> F32:
         return np.zeros(n, np.float32)
     with np.errstate(over="ignore"):
         squared = np.einsum("ij,ij->i", x[:, head:], x[:, head:])
-        norms = bounds.norm_ceiling(d, squared.astype(np.float64)).astype(np.float32)
+        norms: F32 = bounds.norm_ceiling(d, squared.astype(np.float64)).astype(np.float32)
     return np.nextafter(norms, np.float32(np.inf))
 
 

@@ -26,9 +26,10 @@ def to_float32(values: AnyArray, out: F32) -> bool:
     """
     if values.dtype == np.float16 and values.dtype.isnative and _keeps_subnormals():
         step = max(1, PIECE_BYTES // (4 * max(1, out.shape[1])))
-        places = range(0, len(out), step)
-        # A list: all are to be converted.
-        return all([_half_to_float32(values[a : a + step], out[a : a + step]) for a in places])
+        finite = True
+        for at in range(0, len(out), step):
+            finite &= _half_to_float32(values[at : at + step], out[at : at + step])
+        return finite
     with np.errstate(over="ignore", invalid="ignore"):
         np.copyto(out, values, casting="same_kind")
     return False
