@@ -112,7 +112,7 @@ def test_every_way_of_ground_truth_runs(tmp_path: Path) -> None:
     found = benchmark("ground_truth.py", tmp_path, *words)
     assert set(found) == {"20", "50"}
     for ways in found.values():
-        assert len(ways) == 7
+        assert len(ways) == 8
         assert all(run["gflops"] > 0 and run["peak"] > MIB for run in ways.values())
 
 

@@ -104,7 +104,7 @@ def any_head(x: F32, xq: F32, *_: F32) -> tuple[int, int]:
     d = x.shape[1]
     rng = np.random.default_rng(x.view(np.uint32).ravel()[:9])
     # No more than the proof allows.
-    return (int(rng.integers(1, d - 1)), int(rng.integers(0, len(xq) + 1))) if d > 2 else (d, 0)
+    return (int(rng.integers(1, d - 2)), int(rng.integers(0, len(xq) + 1))) if d > 3 else (d, 0)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def test_few_dimensions_are_left_whole(d: int) -> None:
 
 
 def test_a_choice_leaves_room_for_the_roundings_of_the_bound() -> None:
-    """`partial` proves it for d − 2 leading dimensions and fewer."""
+    """`bounds` proves it for d − 3 leading dimensions and fewer."""
     for d in range(32, 1100, 7):
         x = np.zeros((3, d), np.float32)
         floors = np.ones(2, np.float32)

@@ -16,6 +16,10 @@ components that are themselves flushed add 2⁻¹²⁶√d(‖x‖ + ‖q‖) to
   Where the row is scaled after the product and not before, the same steps come in another order;
   what underflows in a product of rows no shorter than 2⁻⁴⁰ is then scaled up by at most 2⁴⁰.
 
+Products of h leading dimensions plus the product of the rests' norms (`partial`) are no further
+below x·q than that: the leading part errs by γ_h‖x‖‖q‖; multiplying the norms, which are rounded
+up, and adding them takes two roundings, so γ_{h+3}‖x‖‖q‖ or less in all; and h is at most d − 3.
+
 Each gets 2⁻⁴⁰ of its scale on top, which is far more than D64's own distance from the exact
 value (about (log₂d + 4)·2⁻⁵³), so that the bounds hold between float32 and D64.
 """

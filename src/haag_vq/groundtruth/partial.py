@@ -7,9 +7,8 @@ the ceilings fall: on clustered data, and for models whose first dimensions say 
 half of them or less can do; where they cannot, all are multiplied as if this did not exist. Queries
 differ in it, so they are sorted, and the first of them are multiplied so.
 
-Only what is multiplied depends on the choice, never the answer. The bound is computed in float32
-within the errors that `bounds` allows for the whole product: the leading part's γ_h‖x‖‖q‖, and at
-most two roundings more, are no more than γ_d‖x‖‖q‖ where h ≤ d − 2; the norms are rounded up.
+Only what is multiplied depends on the choice, never the answer: the bound is computed in float32
+within the error that `bounds` allows for the whole product, if 3 dimensions or more are left.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ PAIR_COST = 64
 FINISH_COST = 12_000
 REST_COST = 16
 
-# What is won must be worth a wrong guess.
+# What is won must be worth a wrong guess. More than 0.05 · PAIR_COST dimensions are left, so 3.
 LEAST_GAIN = 0.05
 
 
