@@ -19,8 +19,19 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from haag_vq.errors import CertificateError, DataError
-from haag_vq.groundtruth import bounds, d64, engine, kernel, opening, partial, products, tasks
-from haag_vq.groundtruth.kernel import LARGEST_ID, Queries, search_block
+from haag_vq.groundtruth import (
+    bounds,
+    d64,
+    engine,
+    kernel,
+    listed,
+    opening,
+    partial,
+    products,
+    tasks,
+)
+from haag_vq.groundtruth.kernel import Queries, search_block
+from haag_vq.groundtruth.listed import LARGEST_ID
 from haag_vq.groundtruth.part import Part, combine, uncertified
 from haag_vq.groundtruth.workspace import Workspace
 from haag_vq.sources import ArraySource, Metric
@@ -115,7 +126,7 @@ def tiny_steps(d: int, n_threads: int) -> Iterator[None]:
         patch.setattr(products, "best_head", any_head)
         patch.setattr(kernel, "TILE_BYTES", 4 * d * 37)
         patch.setattr(products, "PRODUCT_BYTES", n_threads * 4 * 37 * 3)
-        patch.setattr(kernel, "_n_candidates", lambda k: 5)
+        patch.setattr(listed, "n_candidates", lambda k: 5)
         patch.setattr(opening, "LEAST_ROWS", 1)
         patch.setattr(d64, "PIECE_BYTES", 8 * d64.padded_dim(d) * 5)
         assert kernel.tile_rows(250, d, n_threads) == 37

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import partial, products
+from haag_vq.groundtruth import kernel, partial, products
 from haag_vq.groundtruth.kernel import Queries, search_block
 from haag_vq.groundtruth.part import combine, uncertified
-from haag_vq.groundtruth.partial import best_head, easiest_first, least_pairs, rests
+from haag_vq.groundtruth.partial import best_head, easiest_first, least_pairs, rests, sampled
 from haag_vq.sources import Metric
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import METRICS, kinds, rows_of, seeds
@@ -174,6 +174,41 @@ def test_clustered_rows_are_multiplied_in_part_and_the_answer_is_exact(
     keys, ids = oracle.neighbours(x, xq, K, metric)
     assert_array_equal(whole.ids, ids)
     assert whole.keys.tobytes() == keys.tobytes()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_that_are_near_in_spite_of_the_sample_are_multiplied_whole(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base in order of its clusters: the tile that was sampled says nothing of the next."""
+    rng = np.random.default_rng(0)
+    far = rng.standard_normal((6000, 64)).astype(np.float32)
+    far[3000:] = far[0] + np.float32(0.001) * far[3000:]
+    xq = (far[0] + np.float32(0.001) * rng.standard_normal((300, 64))).astype(np.float32)
+    keys, ids = oracle.neighbours(far, xq, K, metric)
+    whole: list[int] = []
+    multiply = products.Products.whole
+
+    def noted(self: Any, x: F32, first: int, last: int) -> Any:
+        whole.append(len(x))
+        return multiply(self, x, first, last)
+
+    monkeypatch.setattr(partial, "LEAST_USE", 0)
+    monkeypatch.setattr(products, "best_head", lambda *_: (16, 150))
+    monkeypatch.setattr(products.Products, "whole", noted)
+    part = search_block(far, 0, Queries.of(xq), K, metric, ceilings=keys[:, -1].copy())
+    assert whole
+    assert 0 < min(whole) < kernel.tile_rows(6000, 64, 1)
+    assert_array_equal(part.ids, ids)
+    assert part.keys.tobytes() == keys.tobytes()
+
+
+@pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 511, 512, 10_000])
+def test_a_sample_is_spread_over_all(n: int) -> None:
+    taken = list(range(n))[sampled(n)]
+    assert min(n, partial.N_SAMPLED // 2) <= len(taken) <= partial.N_SAMPLED
+    assert n - taken[-1] <= max(1, n // 128)
+    assert len(set(np.diff(taken))) <= 1
 
 
 def test_a_choice_is_made_for_many_times_its_pairs() -> None:

@@ -95,7 +95,7 @@ def scan_all(
     product = np.full((len(x), len(xq) + 3), np.float32(1e30))
     head = x.shape[1] if head is None else head
     product[:, 3:] = x[:, :head] @ q[:, :head].T
-    scan.scan(
+    n_scanned = scan.scan(
         METRIC_CODES[metric],
         product,
         3,
@@ -106,11 +106,39 @@ def scan_all(
         offsets,
         float(bounds.norm_ceiling(x.shape[1], float(block.squared_norms.max()))),
         np.ones(len(xq), bool) if safe is None else safe,
-        scan.Partial(head, q, rests(x, head), rests(q, head)),
+        scan.Partial(head, q, rests(x, head), rests(q, head), 1.0),
         block,
         lists,
     )
+    assert n_scanned == len(x)
     return block, (x @ q.T) * weights[:, None] - offsets[:, None]
+
+
+def test_a_scan_gives_up_where_too_many_products_would_have_to_be_finished() -> None:
+    """What it had scanned till then is kept, each row once."""
+    x, xq = pair_of("normal", 100, 5, 8, 1, "l2")
+    lists = Guarded(5, 200, 100, 300).lists
+    block = rows_of_block(x, xq)
+    partial = scan.Partial(4, xq, rests(x, 4), rests(xq, 4), 0.5)
+    n = scan.scan(
+        L2,
+        x[:, :4] @ xq[:, :4].T,
+        0,
+        0,
+        5,
+        0,
+        np.ones(100, np.float32),
+        block.squared_norms / np.float32(2),
+        100.0,
+        np.ones(5, bool),
+        partial,
+        block,
+        lists,
+    )
+    # Without ceilings every product is to be finished, and half of them may.
+    assert n == 51
+    for q in range(5):
+        assert candidates(lists, q) == list(range(51))
 
 
 def candidates(lists: scan.Lists, q: int) -> list[int]:
@@ -326,12 +354,12 @@ from haag_vq.groundtruth import bounds
 if "without" in sys.argv:
     bounds.l2_error = lambda d, q_norm, distance: 1e-300
     bounds.l2_ceiling = lambda d, q_norm, seen: seen
-from haag_vq.groundtruth import kernel, opening
+from haag_vq.groundtruth import kernel, listed, opening
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import pair_of
 x, xq = pair_of("one ulp apart", 200, 8, 64, 1, "l2")
 opening.LEAST_ROWS = 1
-kernel._n_candidates = lambda k: k
+listed.n_candidates = lambda k: k
 kernel._Search._check = lambda self: None
 np.seterr(all="ignore")
 part = kernel.search_block(x, 0, kernel.Queries.of(xq), 20, "l2")

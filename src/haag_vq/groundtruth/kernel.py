@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from haag_vq.errors import CertificateError
 from haag_vq.groundtruth import blas, d64, exact, scan
+from haag_vq.groundtruth.listed import empty_lists, n_candidates, part_of
 from haag_vq.groundtruth.norms import inverse_roots, longest, measure, safe_queries
 from haag_vq.groundtruth.opening import first_ceilings, opening_bytes, opening_rows
-from haag_vq.groundtruth.part import Part, Tally
+from haag_vq.groundtruth.part import Part
 from haag_vq.groundtruth.partial import easiest_first, least_pairs
 from haag_vq.groundtruth.products import PRODUCT_BYTES, Products
 from haag_vq.groundtruth.tiles import Feed, Span, cut, pieces_of, tapered
@@ -42,8 +43,6 @@ LEAST_TILE_ROWS = 256
 
 # Threads that read at one time: more than this no disk serves faster. Arbitrary.
 MOST_READERS = 16
-
-LARGEST_ID = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +128,13 @@ def search_block(
         search.lists = search.lists._replace(known=known)
     if len(x) and len(queries.x):
         search.run(source, opens=ceilings is None)
-    return search.part()
+    return part_of(search.lists, order, first_id, len(x))
 
 
 def workspace_bytes(nb: int, nq: int, d: int, k: int, metric: Metric) -> int:
     """Most bytes that `search_block` allocates, with its result and the queries' norms."""
     width = min(k, nb)
-    lists = nq * (_n_candidates(width) * 8 + width * 24 + 64)
+    lists = nq * (n_candidates(width) * 8 + width * 24 + 64)
     opening = opening_bytes(nq, d, width, metric)
     unit = nq * d * 4 if metric == "cosine" else 0
     # The lists are copied out of the buffers only when all else is done.
@@ -148,9 +147,25 @@ def tile_rows(nb: int, d: int, n_threads: int) -> int:
     return max(1, min(share, MOST_TILE_ROWS, TILE_BYTES // (4 * d)))
 
 
-def _n_candidates(k: int) -> int:
-    """Length of a query's buffer of candidates: compacting one costs about what filling it did."""
-    return 2 * k + 64
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Rows that are searched at once, as the scan takes them."""
+
+    start: int
+    """Row of the block."""
+    weights: F32
+    """(m,) float32; a value is ``product · weight − offset``."""
+    offsets: F32
+    """(m,) float32."""
+    x_norm: float
+    """No row is longer."""
+    safe: NDArray[np.bool_]
+    """(nq,): queries that float32 can compare with them."""
+
+    def after(self, row: int) -> _Tile:
+        """Return the rows from `row` on."""
+        weights, offsets = self.weights[row:], self.offsets[row:]
+        return replace(self, start=self.start + row, weights=weights, offsets=offsets)
 
 
 class _Search:
@@ -185,7 +200,7 @@ class _Search:
             workspace.array("hashes of rows", (nb,), np.uint64),
         )
         self._rows.hashes[:] = 0
-        self.lists = _empty_lists(workspace, len(queries.x), k, min(k, nb))
+        self.lists = empty_lists(workspace, len(queries.x), k, min(k, nb))
         # Threads add to the candidates of a slab of queries one after the other.
         n_slabs = max(1, min(2 * n_threads, len(queries.x) // scan.WIDTH))
         cuts = np.linspace(0, len(queries.x), n_slabs + 1).astype(int).tolist()
@@ -281,26 +296,42 @@ class _Search:
             return floors
 
         products.choose(x, weights, offsets, floors_of)
-        for taken, a, b, product in products.of(x):
-            for slab, (first, last) in enumerate(self._slabs):
-                lo, hi = max(a, first), min(b, last)
-                if lo < hi:
-                    with self._locks[slab]:
-                        scan.scan(
-                            self._code,
-                            product,
-                            lo - a,
-                            lo,
-                            hi,
-                            start,
-                            weights,
-                            offsets,
-                            x_norm,
-                            safe,
-                            taken,
-                            self._rows,
-                            self.lists,
-                        )
+        tile = _Tile(start, weights, offsets, x_norm, safe)
+        for multiplied in products.of(x):
+            for row, a, b in self._scan(tile, *multiplied):
+                for again in products.whole(x[row:], a, b):
+                    self._scan(tile.after(row), *again)
+
+    def _scan(
+        self, tile: _Tile, taken: scan.Partial, a: int, b: int, product: F32
+    ) -> list[tuple[int, int, int]]:
+        """Scan products of a tile and queries ``a:b``.
+
+        Returns the rows from which on they are of no use, each with the queries of which.
+        """
+        left = []
+        for slab, (first, last) in enumerate(self._slabs):
+            lo, hi = max(a, first), min(b, last)
+            if lo < hi:
+                with self._locks[slab]:
+                    n = scan.scan(
+                        self._code,
+                        product,
+                        lo - a,
+                        lo,
+                        hi,
+                        tile.start,
+                        tile.weights,
+                        tile.offsets,
+                        tile.x_norm,
+                        tile.safe,
+                        taken,
+                        self._rows,
+                        self.lists,
+                    )
+                if n < len(product):
+                    left.append((n, lo, hi))
+        return left
 
     def _score_tile(self, start: int, stop: int, chosen: I64) -> None:
         for slab, (first, last) in enumerate(self._slabs):
@@ -329,56 +360,7 @@ class _Search:
                 f"|x|²={self._rows.squared_norms[row]!r}, d={self._rows.x.shape[1]}."
             )
 
-    def part(self) -> Part:
-        """Copy the lists out of the buffers, with what they are known to hold."""
-        nb, lists = len(self._rows.x), self.lists
-        width = int(lists.n_exact.max(initial=0))
-        back = np.argsort(self._order)
-        n_exact = lists.n_exact[back]
-        missing = np.arange(width) >= n_exact[:, None]
-        keys, hashes = lists.keys[back, :width], lists.hashes[back, :width]
-        ids = lists.ids[back, :width]
-        ids += self._first_id
-        keys[missing], ids[missing], hashes[missing] = np.inf, -1, 0
-        # All rows up to the ceiling are listed, unless the list was cut.
-        frontier = lists.ceilings[back]
-        frontier_ids = np.where(np.isfinite(frontier), LARGEST_ID, -1)
-        full = n_exact == lists.keys.shape[1]
-        if nb == lists.keys.shape[1]:
-            frontier[full], frontier_ids[full] = np.inf, -1
-        else:
-            # What was scored before the ceiling fell may lie above it.
-            full &= lists.keys[back, -1] <= frontier
-            frontier[full] = lists.keys[back[full], -1]
-            frontier_ids[full] = lists.ids[back[full], -1] + self._first_id
-        tally = Tally(
-            int(lists.n_scored.sum()),
-            int((lists.n_widened > 0).sum()),
-            float(lists.largest_error.max(initial=0.0)),
-        )
-        return Part(keys, ids, hashes, frontier, frontier_ids, nb, tally)
-
 
 def n_readers(n_threads: int, scratch_bytes: int, block_bytes: int) -> int:
     """Threads that read at one time: as many as have scratch in a quarter of the block."""
     return max(1, min(n_threads, MOST_READERS, block_bytes // (4 * max(1, scratch_bytes))))
-
-
-def _empty_lists(workspace: Workspace, nq: int, k: int, width: int) -> scan.Lists:
-    n_candidates = _n_candidates(width)
-    return scan.Lists(
-        k=k,
-        n_candidates=np.zeros(nq, np.int32),
-        rows=workspace.array("candidates", (nq, n_candidates), np.int32),
-        values=workspace.array("values", (nq, n_candidates), np.float32),
-        n_exact=np.zeros(nq, np.int32),
-        keys=workspace.array("keys", (nq, width), np.float64),
-        ids=workspace.array("ids", (nq, width), np.int64),
-        hashes=workspace.array("hashes", (nq, width), np.uint64),
-        ceilings=np.full(nq, np.inf),
-        known=np.empty((nq, 0)),
-        n_scored=np.zeros(nq, np.int64),
-        n_widened=np.zeros(nq, np.int32),
-        largest_error=np.zeros(nq),
-        broken=np.zeros(nq, np.int64),
-    )

@@ -49,7 +49,12 @@ def least_pairs(nq: int) -> int:
 
 def sampled(n: int) -> slice:
     """Take a sample of `n` things, evenly spread."""
-    return slice(0, N_SAMPLED * max(1, n // N_SAMPLED), max(1, n // N_SAMPLED))
+    return slice(None, None, max(1, -(-n // N_SAMPLED)))
+
+
+def most_finished(d: int, head: int) -> float:
+    """Share of the pairs beyond which it is faster to multiply all whole."""
+    return (d - head) / (FINISH_COST + REST_COST * (d - head))
 
 
 def rests(x: F32, head: int) -> F32:

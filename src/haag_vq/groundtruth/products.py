@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth.partial import best_head, least_pairs, rests, sampled
+from haag_vq.groundtruth.partial import best_head, least_pairs, most_finished, rests, sampled
 from haag_vq.groundtruth.scan import Partial
 from haag_vq.groundtruth.tiles import batches, stride
 from haag_vq.groundtruth.workspace import Workspace
@@ -49,11 +49,11 @@ class Products:
         self._local = threading.local()
         self._n_buffers = 0
         self._lock = threading.Lock()
-        self._whole = Partial(d, xq, np.zeros(0, np.float32), np.zeros(nq, np.float32))
+        self._whole = Partial(d, xq, np.zeros(0, np.float32), np.zeros(nq, np.float32), 0.0)
         # What is multiplied of the first so many queries.
         self._easy, self._n_easy = self._whole, 0
         # Rows to search until the next choice; there is none in a block too small for it.
-        self._choose_every = -(-least_pairs(nq) // max(1, nq))
+        self._least_use = self._choose_every = -(-least_pairs(nq) // max(1, nq))
         first = 0 if informed else self._choose_every
         self._until_choice = first if n_rows >= self._choose_every else np.inf
 
@@ -81,7 +81,8 @@ class Products:
         head, n = best_head(
             x[rows], self._xq[queries], weights[rows], offsets[rows], floors_of(numbers)
         )
-        easy = self._whole._replace(head=head, q_rests=rests(self._xq, head))
+        share = most_finished(x.shape[1], head)
+        easy = self._whole._replace(head=head, q_rests=rests(self._xq, head), most_finished=share)
         n_easy = nq if n == len(numbers) else int(numbers[n])
         with self._lock:
             self._easy, self._n_easy = easy, n_easy if n else 0
@@ -93,17 +94,32 @@ class Products:
         """
         with self._lock:
             easy, n_easy = self._easy, self._n_easy
+        for partial, first, last in ((easy, 0, n_easy), (self._whole, n_easy, len(self._xq))):
+            yield from self._multiply(x, partial, first, last)
+
+    def whole(self, x: F32, first: int, last: int) -> Iterator[tuple[Partial, int, int, F32]]:
+        """Yield the same of all dimensions, for queries ``first:last``.
+
+        For rows of which too many products had to be finished: soon the choice is made anew.
+        """
+        with self._lock:
+            self._n_easy = 0
+            self._choose_every, self._until_choice = self._least_use, 0
+        yield from self._multiply(x, self._whole, first, last)
+
+    def _multiply(
+        self, x: F32, partial: Partial, first: int, last: int
+    ) -> Iterator[tuple[Partial, int, int, F32]]:
         buffer = self._buffer()
         most = len(buffer) // len(x)
-        for partial, first, last in ((easy, 0, n_easy), (self._whole, n_easy, len(self._xq))):
-            leading = slice(0, partial.head)
-            partial = partial._replace(x_rests=rests(x, partial.head))
-            for a, b in batches(first, last, most):
-                width = stride(b - a, most)
-                product = buffer[: len(x) * width].reshape(len(x), width)
-                with np.errstate(all="ignore"):  # queries that float32 cannot compare
-                    np.matmul(x[:, leading], self._xq[a:b, leading].T, out=product[:, : b - a])
-                yield partial, a, b, product
+        leading = slice(0, partial.head)
+        partial = partial._replace(x_rests=rests(x, partial.head))
+        for a, b in batches(first, last, most):
+            width = stride(b - a, most)
+            product = buffer[: len(x) * width].reshape(len(x), width)
+            with np.errstate(all="ignore"):  # queries that float32 cannot compare
+                np.matmul(x[:, leading], self._xq[a:b, leading].T, out=product[:, : b - a])
+            yield partial, a, b, product
 
     def _buffer(self) -> F32:
         """Return this thread's own."""

@@ -61,6 +61,8 @@ class Partial(NamedTuple):
     """(m,) float32: no row of the tile has a longer rest."""
     q_rests: F32
     """(nq,) float32."""
+    most_finished: float
+    """Share of the pairs whose product may be finished one by one."""
 
 
 class Lists(NamedTuple):
@@ -152,8 +154,11 @@ def scan(
     partial: Partial,
     block: Rows,
     lists: Lists,
-) -> None:
+) -> int:
     """Add to the candidates the rows of a tile that can be among the nearest.
+
+    Returns how many rows were scanned: fewer than m where so many products had to be finished that
+    whole ones are faster.
 
     `product` (m, n) has x·q of rows ``first:first + m``, for queries ``a:b`` from `column` on, of
     their leading dimensions; a value is ``product · weight − offset`` of the row. No row is longer
@@ -168,6 +173,7 @@ def scan(
     head = partial.head
     terms = np.empty(max(1, padded_dim(d - head) // 2))
     x_rests, q_rests = partial.x_rests, partial.q_rests[a:b]
+    left_to_finish = partial.most_finished * (product.shape[0] * n)
     hits = np.empty(-(-n // WIDTH), np.int32)
     for j in range(product.shape[0]):
         weight, offset = weights[j], offsets[j]
@@ -183,6 +189,7 @@ def scan(
                     if head < d and safe[q]:
                         x_tail, q_tail = block.x[first + j, head:], partial.q[q, head:]
                         value += np.float32(dot(x_tail, q_tail, terms, x_tail[:0]))
+                        left_to_finish -= 1
                     value = value * weight - offset
                     left -= 1
                     if safe[q] and not value < least[i] and _add(q, first + j, value, lists):
@@ -191,6 +198,9 @@ def scan(
                             metric, d, lists.ceilings[q], block.q_squared_norms[q], x_norm
                         )
                 i += 1
+        if left_to_finish < 0:
+            return j + 1
+    return product.shape[0]  # type: ignore[no-any-return]
 
 
 @compiled
