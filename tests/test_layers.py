@@ -18,6 +18,7 @@ RANKS = {
     "atomic": 1,
     "tempdirs": 1,
     "inflight": 1,
+    "interrupts": 1,
     "sources": 1,
     "partition": 2,
     "memory": 2,
@@ -58,6 +59,9 @@ KERNELS = [
         for name in (
             "kernel",
             "scan",
+            "listed",
+            "partial",
+            "products",
             "compiled",
             "exact",
             "order",

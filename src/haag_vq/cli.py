@@ -10,14 +10,12 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from haag_vq import __version__
+from haag_vq import __version__, interrupts
 from haag_vq.commands import (
     cluster,
     compare,
@@ -73,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
-    _end_in_order_when_terminated()
+    interrupts.end_in_order()
     if not args.debug:
         # What matters comes back as an error; what Dask logs while it is closed is noise.
         for name in ("distributed", "distributed.client", "tornado", "asyncio"):
@@ -98,15 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         return _explain(error)
-
-
-def _end_in_order_when_terminated() -> None:
-    """Let SIGTERM, which Slurm sends before it kills, end workers and files as Ctrl-C does."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            # What is ignored stays so: nohup.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, lambda got, _: sys.exit(128 + got))
 
 
 def _explain(error: Exception) -> int:

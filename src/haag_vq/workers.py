@@ -15,6 +15,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
+from haag_vq import interrupts
 from haag_vq.deaths import Death, Deaths, Sight, sight
 from haag_vq.errors import ClusterError
 from haag_vq.memory import (
@@ -180,6 +181,7 @@ def _watch(
     """Wait for `future`; give up where all workers are gone and none will come again."""
     started = last_seen = time.monotonic()
     while not future.done():
+        interrupts.check()
         age = min(1.0, (time.monotonic() - started) / OLD_SECONDS)
         with suppress(TimeoutError):
             wait(future, timeout=max(FIRST_LOOK_SECONDS, age * LOOK_SECONDS))

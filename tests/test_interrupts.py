@@ -1,0 +1,77 @@
+"""A signal that ends a run does so, wherever its exception was raised."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from haag_vq import interrupts, workers
+from haag_vq.deaths import Deaths
+
+# Raised while an object is finalized, it is nobody's to catch.
+LOST = """
+import os, signal, sys
+from haag_vq import interrupts
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1000):
+            pass
+interrupts.end_in_order()
+Finalized()
+print("still here", flush=True)
+try:
+    interrupts.check()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise SystemExit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, ""), (signal.SIGHUP, "")]
+)
+def test_what_was_lost_in_a_finalizer_is_raised_again(number: signal.Signals, told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, str(int(number))], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split("\n") == ["still here", *filter(None, [told]), ""]
+    assert "Exception ignored" in done.stderr
+    assert done.returncode == 128 + number
+
+
+def test_a_wait_for_workers_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_pending", KeyboardInterrupt())
+    never = SimpleNamespace(done=lambda: False)
+    deaths = Deaths(None, lambda death: None)
+    with pytest.raises(KeyboardInterrupt):
+        workers._watch(None, never, "search", 1, None, deaths)
+
+
+def test_a_new_run_knows_nothing_of_the_last_ones_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_pending", KeyboardInterrupt())
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        interrupts.end_in_order()
+        interrupts.check()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_what_is_ignored_stays_so() -> None:
+    """As under nohup, or in the background of a script."""
+    ignored = (
+        "import os, signal; from haag_vq import interrupts; "
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); interrupts.end_in_order(); "
+        "os.kill(os.getpid(), signal.SIGHUP); interrupts.check(); print('on')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ignored], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
