@@ -21,7 +21,6 @@ after imports; disk is what the cache holds at the end.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import numpy as np
 from loading import COLUMN, GROUP_ROWS, N_SHARDS, write_parquet
 from measuring import (
     MIB,
+    answer,
     machine,
     medians,
     note,
@@ -220,8 +220,7 @@ def main() -> None:
     made.add_argument("--latency-ms", type=int, default=30)
     args = made.parse_args()
     if args.way:
-        print(json.dumps(load(args.way, args.rows, args.dim)))
-        return
+        answer(load(args.way, args.rows, args.dim))
     run_benchmark(args, "haag-vq-hub-", measure, lambda found: show(found, args))
 
 

@@ -12,7 +12,6 @@ of `--repeat` processes shown; the page cache is warm for all.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from measuring import (
     MIB,
+    answer,
     machine,
     medians,
     note,
@@ -342,8 +342,7 @@ def main() -> None:
             found = _run_part(home, args.rows)
         else:
             found = run_way(home, args.way, args.rows, args.dim)
-        print(json.dumps(found), flush=True)
-        return
+        answer(found)
     run_benchmark(args, "haag-vq-loading-", measure, show)
 
 
