@@ -63,8 +63,8 @@ def run_json(command: Sequence[str], env: dict[str, str] | None = None) -> dict[
 def answer(found: dict[str, Any]) -> NoReturn:
     """Print one JSON object for `run_json` and end this process at once.
 
-    Without Python's teardown: threads that Arrow still has from a stream of `datasets` can abort the
-    process there ("terminate called without an active exception", once in some dozens of runs).
+    Without Python's teardown: threads that Arrow still has from a stream of `datasets` can abort
+    the process there ("terminate called without an active exception", seen once).
     """
     print(json.dumps(found), flush=True)
     os._exit(0)
