@@ -24,7 +24,6 @@ from haag_vq.groundtruth import (
     d64,
     engine,
     kernel,
-    listed,
     opening,
     partial,
     products,
@@ -126,7 +125,7 @@ def tiny_steps(d: int, n_threads: int) -> Iterator[None]:
         patch.setattr(products, "best_head", any_head)
         patch.setattr(kernel, "TILE_BYTES", 4 * d * 37)
         patch.setattr(products, "PRODUCT_BYTES", n_threads * 4 * 37 * 3)
-        patch.setattr(listed, "n_candidates", lambda k: 5)
+        patch.setattr(kernel, "n_candidates", lambda k: 5)
         patch.setattr(opening, "LEAST_ROWS", 1)
         patch.setattr(d64, "PIECE_BYTES", 8 * d64.padded_dim(d) * 5)
         assert kernel.tile_rows(250, d, n_threads) == 37
@@ -502,7 +501,9 @@ def test_workspace_is_not_passed(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("nq", "d", "k"), [(1000, 512, 2), (1000, 8, 300), (9, 3072, 10)])
+@pytest.mark.parametrize(
+    ("nq", "d", "k"), [(1000, 512, 2), (1000, 8, 300), (9, 3072, 10), (30_000, 64, 100)]
+)
 def test_workspace_is_not_passed_where_queries_are_sorted(
     nq: int, d: int, k: int, metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from haag_vq.groundtruth import bounds, d64, scan
 from haag_vq.groundtruth.exact import COSINE, IP, L2, METRIC_CODES
+from haag_vq.groundtruth.listed import empty_lists
 from haag_vq.groundtruth.norms import measure
 from haag_vq.groundtruth.partial import rests
+from haag_vq.groundtruth.workspace import Workspace
 from haag_vq.sources import Metric
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import METRICS, metrics, pair_of, seeds
@@ -39,30 +41,16 @@ def rows_of_block(x: F32, xq: F32) -> scan.Rows:
     return scan.Rows(x, squared, xq, d64.squared_norms(xq), multipliers, hashes)
 
 
-class Guarded:
+class Guarded(Workspace):
     """Lists whose buffers lie inside larger ones."""
 
     def __init__(self, nq: int, k: int, width: int, n_candidates: int) -> None:
+        super().__init__()
         self._whole: list[NDArray[Any]] = []
-        self.lists = scan.Lists(
-            k=k,
-            n_candidates=np.zeros(nq, np.int32),
-            rows=self._inside((nq, n_candidates), np.int32),
-            values=self._inside((nq, n_candidates), np.float32),
-            n_exact=np.zeros(nq, np.int32),
-            keys=self._inside((nq, width), np.float64),
-            ids=self._inside((nq, width), np.int64),
-            hashes=self._inside((nq, width), np.uint64),
-            ceilings=np.full(nq, np.inf),
-            known=np.empty((nq, 0)),
-            n_scored=np.zeros(nq, np.int64),
-            n_widened=np.zeros(nq, np.int32),
-            largest_error=np.zeros(nq),
-            broken=np.zeros(nq, np.int64),
-        )
+        self.lists = empty_lists(self, nq, k, width, n_candidates)
 
-    def _inside(self, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
-        whole = np.full((shape[0] + 2, shape[1]), GUARD, dtype)
+    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        whole = np.full((shape[0] + 2, *shape[1:]), GUARD, dtype)
         self._whole.append(whole)
         return whole[1:-1]
 
@@ -354,12 +342,12 @@ from haag_vq.groundtruth import bounds
 if "without" in sys.argv:
     bounds.l2_error = lambda d, q_norm, distance: 1e-300
     bounds.l2_ceiling = lambda d, q_norm, seen: seen
-from haag_vq.groundtruth import kernel, listed, opening
+from haag_vq.groundtruth import kernel, opening
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import pair_of
 x, xq = pair_of("one ulp apart", 200, 8, 64, 1, "l2")
 opening.LEAST_ROWS = 1
-listed.n_candidates = lambda k: k
+kernel.n_candidates = lambda k: k
 kernel._Search._check = lambda self: None
 np.seterr(all="ignore")
 part = kernel.search_block(x, 0, kernel.Queries.of(xq), 20, "l2")

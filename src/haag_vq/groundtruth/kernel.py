@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from haag_vq.errors import CertificateError
 from haag_vq.groundtruth import blas, d64, exact, scan
-from haag_vq.groundtruth.listed import empty_lists, n_candidates, part_of
+from haag_vq.groundtruth.listed import empty_lists, part_of
 from haag_vq.groundtruth.norms import inverse_roots, longest, measure, safe_queries
 from haag_vq.groundtruth.opening import first_ceilings, opening_bytes, opening_rows
 from haag_vq.groundtruth.part import Part
-from haag_vq.groundtruth.partial import easiest_first, least_pairs
+from haag_vq.groundtruth.partial import easiest_first, least_rows
 from haag_vq.groundtruth.products import PRODUCT_BYTES, Products
 from haag_vq.groundtruth.tiles import Feed, Span, cut, pieces_of, tapered
 from haag_vq.groundtruth.workspace import Workspace
@@ -117,7 +117,7 @@ def search_block(
     Memory: `workspace_bytes` beside the block and the queries.
     """
     order = np.arange(len(queries.x))
-    if ceilings is not None and len(x) * len(queries.x) >= least_pairs(len(queries.x)):
+    if ceilings is not None and len(x) >= least_rows(len(queries.x)):
         order = easiest_first(ceilings, queries.squared_norms, metric)
         queries, ceilings = queries.take(order), ceilings[order]
         known = None if known is None else known[order]
@@ -128,7 +128,10 @@ def search_block(
         search.lists = search.lists._replace(known=known)
     if len(x) and len(queries.x):
         search.run(source, opens=ceilings is None)
-    return part_of(search.lists, order, first_id, len(x))
+    lists = search.lists._replace(known=np.empty((len(order), 0)))
+    # Sorted copies go before the lists are copied.
+    del search, queries, known
+    return part_of(lists, order, first_id, len(x))
 
 
 def workspace_bytes(nb: int, nq: int, d: int, k: int, metric: Metric) -> int:
@@ -137,14 +140,20 @@ def workspace_bytes(nb: int, nq: int, d: int, k: int, metric: Metric) -> int:
     lists = nq * (n_candidates(width) * 8 + width * 24 + 64)
     opening = opening_bytes(nq, d, width, metric)
     unit = nq * d * 4 if metric == "cosine" else 0
-    # The lists are copied out of the buffers only when all else is done.
-    return lists + PRODUCT_BYTES + max(opening, nq * width * 24) + unit + nb * 32 + nq * 16
+    # Where queries are sorted nothing is opened; a copy of them and of known keys is less than that.
+    # The lists are copied out of the buffers, and masked, only when all else is done.
+    return lists + PRODUCT_BYTES + max(opening, nq * width * 25) + unit + nb * 32 + nq * 16
 
 
 def tile_rows(nb: int, d: int, n_threads: int) -> int:
     """Rows of a tile: as many as multiply well, and a few tiles for each thread."""
     share = max(LEAST_TILE_ROWS, -(-nb // (4 * n_threads)))
     return max(1, min(share, MOST_TILE_ROWS, TILE_BYTES // (4 * d)))
+
+
+def n_candidates(k: int) -> int:
+    """Length of a query's buffer of candidates: compacting one costs about what filling it did."""
+    return 2 * k + 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +209,8 @@ class _Search:
             workspace.array("hashes of rows", (nb,), np.uint64),
         )
         self._rows.hashes[:] = 0
-        self.lists = empty_lists(workspace, len(queries.x), k, min(k, nb))
+        width = min(k, nb)
+        self.lists = empty_lists(workspace, len(queries.x), k, width, n_candidates(width))
         # Threads add to the candidates of a slab of queries one after the other.
         n_slabs = max(1, min(2 * n_threads, len(queries.x) // scan.WIDTH))
         cuts = np.linspace(0, len(queries.x), n_slabs + 1).astype(int).tolist()

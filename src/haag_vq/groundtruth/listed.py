@@ -14,19 +14,13 @@ I64 = NDArray[np.int64]
 LARGEST_ID = np.iinfo(np.int64).max
 
 
-def n_candidates(k: int) -> int:
-    """Length of a query's buffer of candidates: compacting one costs about what filling it did."""
-    return 2 * k + 64
-
-
-def empty_lists(workspace: Workspace, nq: int, k: int, width: int) -> Lists:
+def empty_lists(workspace: Workspace, nq: int, k: int, width: int, n_candidates: int) -> Lists:
     """Make lists of up to `width` for `nq` queries, in a workspace's buffers."""
-    n = n_candidates(width)
     return Lists(
         k=k,
         n_candidates=np.zeros(nq, np.int32),
-        rows=workspace.array("candidates", (nq, n), np.int32),
-        values=workspace.array("values", (nq, n), np.float32),
+        rows=workspace.array("candidates", (nq, n_candidates), np.int32),
+        values=workspace.array("values", (nq, n_candidates), np.float32),
         n_exact=np.zeros(nq, np.int32),
         keys=workspace.array("keys", (nq, width), np.float64),
         ids=workspace.array("ids", (nq, width), np.int64),

@@ -47,6 +47,11 @@ def least_pairs(nq: int) -> int:
     return LEAST_USE * CHOICE_COST * N_SAMPLED * min(nq, N_SAMPLED)
 
 
+def least_rows(nq: int) -> int:
+    """Rows for which it is worth choosing what is multiplied with `nq` queries."""
+    return -(-least_pairs(nq) // max(1, nq))
+
+
 def sampled(n: int) -> slice:
     """Take a sample of `n` things, evenly spread."""
     return slice(None, None, max(1, -(-n // N_SAMPLED)))

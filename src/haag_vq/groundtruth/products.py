@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth.partial import best_head, least_pairs, most_finished, rests, sampled
+from haag_vq.groundtruth.partial import best_head, least_rows, most_finished, rests, sampled
 from haag_vq.groundtruth.scan import Partial
 from haag_vq.groundtruth.tiles import batches, stride
 from haag_vq.groundtruth.workspace import Workspace
@@ -53,7 +53,7 @@ class Products:
         # What is multiplied of the first so many queries.
         self._easy, self._n_easy = self._whole, 0
         # Rows to search until the next choice; there is none in a block too small for it.
-        self._least_use = self._choose_every = -(-least_pairs(nq) // max(1, nq))
+        self._least_use = self._choose_every = least_rows(nq)
         first = 0 if informed else self._choose_every
         self._until_choice = first if n_rows >= self._choose_every else np.inf
 
@@ -85,7 +85,7 @@ class Products:
         easy = self._whole._replace(head=head, q_rests=rests(self._xq, head), most_finished=share)
         n_easy = nq if n == len(numbers) else int(numbers[n])
         with self._lock:
-            self._easy, self._n_easy = easy, n_easy if n else 0
+            self._easy, self._n_easy = easy, n_easy
 
     def of(self, x: F32) -> Iterator[tuple[Partial, int, int, F32]]:
         """Yield what was multiplied of a tile (m, d), and the queries ``a:b`` it is of.
@@ -103,7 +103,7 @@ class Products:
         For rows of which too many products had to be finished: soon the choice is made anew.
         """
         with self._lock:
-            self._n_easy = 0
+            self._easy, self._n_easy = self._whole, 0
             self._choose_every, self._until_choice = self._least_use, 0
         yield from self._multiply(x, self._whole, first, last)
 

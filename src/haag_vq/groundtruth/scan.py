@@ -157,12 +157,12 @@ def scan(
 ) -> int:
     """Add to the candidates the rows of a tile that can be among the nearest.
 
-    Returns how many rows were scanned: fewer than m where so many products had to be finished that
-    whole ones are faster.
-
     `product` (m, n) has x·q of rows ``first:first + m``, for queries ``a:b`` from `column` on, of
     their leading dimensions; a value is ``product · weight − offset`` of the row. No row is longer
     than `x_norm`. Queries that are not `safe` (nq,) are left out.
+
+    Returns how many rows were scanned: fewer than m where so many products had to be finished that
+    whole ones are faster.
     """
     n = b - a
     d = block.x.shape[1]
@@ -184,7 +184,7 @@ def scan(
             i = chunk * WIDTH
             while left > 0:
                 value = line[i]
-                if not (value + x_rests[j] * q_rests[i]) * weight - offset < least[i]:
+                if _is_near(value, x_rests[j], q_rests[i], weight, offset, least[i]):
                     q = a + i
                     if head < d and safe[q]:
                         x_tail, q_tail = block.x[first + j, head:], partial.q[q, head:]
@@ -215,9 +215,17 @@ def _count(
         floors = least[chunk * WIDTH : (chunk + 1) * WIDTH]
         count = np.int32(0)
         for i in range(values.shape[0]):
-            # Not ">=": a product that is no number must not pass for a far row.
-            count += np.int32(not (values[i] + x_rest * rests[i]) * weight - offset < floors[i])
+            count += np.int32(_is_near(values[i], x_rest, rests[i], weight, offset, floors[i]))
         hits[chunk] = count
+
+
+@compiled
+def _is_near(
+    product: float, x_rest: float, q_rest: float, weight: float, offset: float, least: float
+) -> bool:
+    """Tell whether a row can be of interest, by what was multiplied and what the rests allow."""
+    # Not ">=": a product that is no number must not pass for a far row.
+    return not (product + x_rest * q_rest) * weight - offset < least
 
 
 @compiled

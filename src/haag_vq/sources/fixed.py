@@ -36,6 +36,7 @@ TargetOf = Callable[[list[Run], int], AnyArray]
 # conversion are 13% faster than a memory map; 256 KiB to 2 MiB make no difference.
 PIECE_BYTES = 1 << 20
 
+# What a thread keeps from one read to the next.
 _own = threading.local()
 
 # Scattered rows are runs of Python's integers: 400 bytes each, measured, two pieces' at once.
@@ -63,10 +64,10 @@ class FixedRowSource(VectorSource):
 
     Notes
     -----
-    Memory: one piece of about 1 MiB a read, none where whole float32 rows are stored; up to
-    1.6 MiB for the places of scattered rows. Of a file that is not on a file system, `N_PIECES`
-    pieces of up to 8 MiB: one is converted while the others come. Rows are read by positioned
-    reads, so any row is a cheap place to start.
+    Memory: one piece of about 1 MiB a thread that reads, which it keeps for its next read, none
+    where whole float32 rows are stored; up to 1.6 MiB for the places of scattered rows. Of a file
+    that is not on a file system, `N_PIECES` pieces of up to 8 MiB: one is converted while the
+    others come. Rows are read by positioned reads, so any row is a cheap place to start.
     """
 
     def __init__(
