@@ -140,7 +140,7 @@ def workspace_bytes(nb: int, nq: int, d: int, k: int, metric: Metric) -> int:
     lists = nq * (n_candidates(width) * 8 + width * 24 + 64)
     opening = opening_bytes(nq, d, width, metric)
     unit = nq * d * 4 if metric == "cosine" else 0
-    # Where queries are sorted nothing is opened; a copy of them and of known keys is less than that.
+    # Where queries are sorted nothing is opened; a copy of them and of known keys takes less.
     # The lists are copied out of the buffers, and masked, only when all else is done.
     return lists + PRODUCT_BYTES + max(opening, nq * width * 25) + unit + nb * 32 + nq * 16
 
