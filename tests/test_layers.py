@@ -59,6 +59,7 @@ KERNELS = [
         for name in (
             "kernel",
             "scan",
+            "halves",
             "listed",
             "partial",
             "products",

@@ -268,6 +268,7 @@ from haag_vq.groundtruth import engine, partial
 from haag_vq.groundtruth.compiled import cache_directory
 from haag_vq.groundtruth.kernel import Queries, search_block
 from haag_vq.groundtruth.precompile import compile_all
+from haag_vq.sources.convert import to_float32
 compile_all()
 before = set(Path(cache_directory()).rglob("*.nbc"))
 partial.LEAST_USE = 0
@@ -277,6 +278,10 @@ for metric in ("l2", "ip", "cosine"):
     keys = search_block(x, 0, queries, 5, metric, n_threads=2).keys
     nearest = {"ceilings": keys.max(axis=1), "known": keys}
     search_block(x, 0, queries, 5, metric, n_threads=2, **nearest)
+halves = x.astype(np.float16)
+for _ in range(2):
+    to_float32(halves, x)
+    halves.flags.writeable = False
 print(len(before), len(set(Path(cache_directory()).rglob("*.nbc")) - before))
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from haag_vq.errors import DataError
-from haag_vq.sources import ArraySource
+from haag_vq.groundtruth import halves
+from haag_vq.sources import ArraySource, convert
 from haag_vq.sources.convert import to_float32
 from tests.support.files import UNWRITTEN, read_rows
 
@@ -30,6 +31,15 @@ LAYOUTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
     "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
 }
+
+
+@pytest.fixture(autouse=True, params=["numpy", "compiled"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Convert as a process does that only reads, and as one that searches."""
+    if request.param == "compiled":
+        halves.use()
+    yield request.param
+    convert.use_for_halves(None)
 
 
 def converted(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -92,6 +102,28 @@ def test_floats_are_rounded_to_nearest(dtype: str, layout: str) -> None:
         values[2::3] = np.nextafter(values[2::3] + ulp[2::3] / 2, np.inf)
     values = LAYOUTS[layout](values.astype(dtype))
     assert converted(values).tobytes() == wanted(values).tobytes()
+
+
+@pytest.mark.parametrize("n", [1, 15, 1023, 1024, 1025, 2 * 1024, 3 * 1024 + 7])
+def test_any_number_of_values(n: int) -> None:
+    values = np.resize(FINITE_HALVES[100:140], (1, n))
+    assert converted(values).tobytes() == wanted(values).tobytes()
+    values[0, -1] = np.nan
+    assert_array_equal(converted(values), wanted(values))
+
+
+def test_a_search_converts_what_is_contiguous_and_nothing_else(way: str) -> None:
+    calls = []
+
+    def faster(stored: NDArray[np.int16], out: NDArray[np.float32]) -> bool:
+        calls.append(len(stored))
+        return bool(halves.from_halves(stored, out))
+
+    convert.use_for_halves(faster if way == "compiled" else None)
+    for layout in LAYOUTS.values():
+        converted(layout(FINITE_HALVES))
+    # "rows", and "read-only".
+    assert calls == ([FINITE_HALVES.size] * 2 if way == "compiled" else [])
 
 
 def test_more_rows_than_are_converted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ _SOURCES = (
     "bounds.py",
     "compiled.py",
     "exact.py",
+    "halves.py",
     "merge.py",
     "order.py",
     "prefetch.py",

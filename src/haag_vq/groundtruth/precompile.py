@@ -19,10 +19,12 @@ import numba
 import numpy as np
 from llvmlite import binding
 
+from haag_vq.groundtruth import halves
 from haag_vq.groundtruth.compiled import cache_directory
 from haag_vq.groundtruth.kernel import Queries, search_block
 from haag_vq.groundtruth.opening import opening_rows
 from haag_vq.groundtruth.part import combine
+from haag_vq.sources.convert import to_float32
 
 # Eight seconds of CPU measured; a node under load, its files on a network, may take far longer.
 TIMEOUT_SECONDS = 300
@@ -97,6 +99,8 @@ def compile_all() -> None:
     for metric in ("l2", "ip", "cosine"):
         part = search_block(x, 0, queries, 1, metric)
     combine([part, part], 1)
+    halves.use()
+    to_float32(x.astype(np.float16), x)
     # Beyond float32's range.
     far = np.full((1, 2), 3e38, np.float32)
     search_block(far, 0, Queries.of(far), 1, "l2")

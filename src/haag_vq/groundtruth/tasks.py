@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from haag_vq.groundtruth import blas, engine, workspace
+from haag_vq.groundtruth import blas, engine, halves, workspace
 from haag_vq.groundtruth.kernel import Queries, search_block
 from haag_vq.groundtruth.part import Part
 from haag_vq.groundtruth.precompile import ensure_compiled
@@ -46,6 +46,7 @@ class BlockTask:
     def __call__(self, xq: F32) -> Part:
         search = self.search
         ensure_compiled()
+        halves.use()
         engine.check_blas()
         n_threads = blas.thread_count(search.search_threads)
         engine.use_threads(n_threads)

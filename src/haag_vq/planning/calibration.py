@@ -77,15 +77,16 @@ def calibrate(directory: str | os.PathLike[str] | None = None) -> Rates:
             f"calibrating takes {format_bytes(NEEDED_BYTES)}, this process may use "
             f"{format_bytes(allowance.bytes)} ({allowance.origin}). Give it more."
         )
-    ensure_compiled()
-    multiply, scan, rows, scored = _search_rates()
     with tempfile.TemporaryDirectory(prefix="haag-vq-calibrate-", dir=directory) as home:
+        # Before anything is searched: float16 as a load converts it. A search is faster.
         convert = {
             kind: _converted(Path(home) / name, dtype) for kind, (name, dtype) in STORED.items()
         }
         convert["synthetic"] = _values_a_second(SyntheticSource(CONVERTED_VALUES // WIDE, WIDE))
         write, read = _disk_rates(Path(home) / "disk")
         start = _start_seconds(Path(home))
+    ensure_compiled()
+    multiply, scan, rows, scored = _search_rates()
     return Rates(
         multiply_flops=multiply,
         scan_pairs=scan,
