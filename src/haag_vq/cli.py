@@ -71,11 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
-    interrupts.end_in_order()
     if not args.debug:
         # What matters comes back as an error; what Dask logs while it is closed is noise.
         for name in ("distributed", "distributed.client", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    with interrupts.end_in_order():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run a parsed command, and tell what came of it."""
     try:
         with task_of_allocation(args):
             facts, table = args.command.run(args)

@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _pending: BaseException | None = None
 
 
-def end_in_order() -> None:
+@contextmanager
+def end_in_order() -> Iterator[None]:
     """Let SIGTERM, which Slurm sends before it kills, end workers and files as Ctrl-C does.
 
-    To be called in the main thread, elsewhere it does nothing. What is ignored stays so: nohup.
+    In the main thread; elsewhere it does nothing. What is ignored stays so: nohup. On the way out
+    signals do again what they did.
     """
     global _pending
     _pending = None
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _pending = None
 
 
 def _end(number: int, frame: FrameType | None) -> None:

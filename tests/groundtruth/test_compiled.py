@@ -173,7 +173,7 @@ def test_other_sources_are_kept_elsewhere(home: Path, monkeypatch: pytest.Monkey
     marks = (b"\n@compiled\n", b"\n@register_jitable\n")
     names = [path.name for path in sources if any(mark in read(path) for mark in marks)]
     assert {"exact.py", "scan.py", "bounds.py"} <= set(names)
-    for changed in names:
+    for changed in (*names, "convert.py"):
         monkeypatch.setattr(
             Path, "read_bytes", lambda p, c=changed: read(p) + (b"#" if p.name == c else b"")
         )
@@ -185,8 +185,10 @@ def test_another_installation_of_the_same_sources_is_kept_elsewhere(
 ) -> None:
     """Numba knows its files by path and time: what it made of the one is nothing to the other."""
     usual = directory_now()
+    package = Path(compiled.__file__).parents[1]
     copied = home / "groundtruth"
-    shutil.copytree(Path(compiled.__file__).parent, copied)
+    for part in ("groundtruth", "sources"):
+        shutil.copytree(package / part, home / part)
     monkeypatch.setattr(compiled, "__file__", str(copied / "compiled.py"))
     elsewhere = directory_now()
     assert elsewhere not in (usual, None)

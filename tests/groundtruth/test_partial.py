@@ -16,6 +16,7 @@ from haag_vq.groundtruth import kernel, partial, products
 from haag_vq.groundtruth.kernel import Queries, search_block
 from haag_vq.groundtruth.part import combine, uncertified
 from haag_vq.groundtruth.partial import best_head, easiest_first, least_pairs, rests, sampled
+from haag_vq.groundtruth.workspace import Workspace
 from haag_vq.sources import Metric
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import METRICS, kinds, rows_of, seeds
@@ -189,9 +190,9 @@ def test_rows_that_are_near_in_spite_of_the_sample_are_multiplied_whole(
     whole: list[int] = []
     multiply = products.Products.whole
 
-    def noted(self: Any, x: F32, first: int, last: int) -> Any:
+    def noted(self: Any, left: Any, x: F32, first: int, last: int) -> Any:
         whole.append(len(x))
-        return multiply(self, x, first, last)
+        return multiply(self, left, x, first, last)
 
     monkeypatch.setattr(partial, "LEAST_USE", 0)
     monkeypatch.setattr(products, "best_head", lambda *_: (16, 150))
@@ -213,3 +214,52 @@ def test_a_sample_is_spread_over_all(n: int) -> None:
 
 def test_a_choice_is_made_for_many_times_its_pairs() -> None:
     assert least_pairs(1) < least_pairs(100) < least_pairs(256) == least_pairs(10**6)
+
+
+def made_products(nq: int, n_rows: int) -> products.Products:
+    xq = np.random.default_rng(0).standard_normal((nq, 64)).astype(np.float32)
+    return products.Products(xq, n_rows, 1, Workspace(), informed=True)
+
+
+def offered(some: products.Products, n: int) -> None:
+    """Let `n` rows of a tile have their say on what is multiplied."""
+    x = np.ones((n, 64), np.float32)
+    ones, zeros = np.ones(n, np.float32), np.zeros(n, np.float32)
+    some.choose(x, ones, zeros, lambda queries: np.ones(len(queries), np.float32))
+
+
+def test_a_choice_that_was_wrong_is_not_made_again_before_it_can_have_paid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[int] = []
+
+    def noted(x: F32, *_: Any) -> tuple[int, int]:
+        chosen.append(len(x))
+        return 16, 150
+
+    monkeypatch.setattr(products, "best_head", noted)
+    n = partial.least_rows(300)
+    some = made_products(300, 100 * n)
+    for turn in range(20):
+        offered(some, -(-n // 4))
+        for leading, *_ in some.of(np.ones((50, 64), np.float32)):
+            if leading.head < 64:
+                list(some.whole(leading, np.ones((20, 64), np.float32), 0, 10))
+        assert len(chosen) == 1 + turn // 4
+
+
+def test_a_choice_that_another_thread_has_made_since_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "best_head", lambda *_: (16, 150))
+    n = partial.least_rows(300)
+    some = made_products(300, 100 * n)
+    x = np.ones((50, 64), np.float32)
+    offered(some, n)
+    old = next(some.of(x))[0]
+    for _ in range(2):  # the second choice is made after twice as many rows
+        offered(some, n)
+    list(some.whole(old, x, 0, 10))
+    assert next(some.of(x))[0].head == 16
+    list(some.whole(next(some.of(x))[0], x, 0, 10))
+    assert next(some.of(x))[0].head == 64

@@ -94,7 +94,7 @@ def scan_all(
         offsets,
         float(bounds.norm_ceiling(x.shape[1], float(block.squared_norms.max()))),
         np.ones(len(xq), bool) if safe is None else safe,
-        scan.Partial(head, q, rests(x, head), rests(q, head), 1.0),
+        scan.Leading(head, q, rests(x, head), rests(q, head), 1.0),
         block,
         lists,
     )
@@ -107,7 +107,7 @@ def test_a_scan_gives_up_where_too_many_products_would_have_to_be_finished() -> 
     x, xq = pair_of("normal", 100, 5, 8, 1, "l2")
     lists = Guarded(5, 200, 100, 300).lists
     block = rows_of_block(x, xq)
-    partial = scan.Partial(4, xq, rests(x, 4), rests(xq, 4), 0.5)
+    leading = scan.Leading(4, xq, rests(x, 4), rests(xq, 4), 0.5)
     n = scan.scan(
         L2,
         x[:, :4] @ xq[:, :4].T,
@@ -119,7 +119,7 @@ def test_a_scan_gives_up_where_too_many_products_would_have_to_be_finished() -> 
         block.squared_norms / np.float32(2),
         100.0,
         np.ones(5, bool),
-        partial,
+        leading,
         block,
         lists,
     )

@@ -126,6 +126,7 @@ def test_the_first_bad_row_is_found_in_whatever_piece(
     array = vectors(N, DIM, "float16")
     array[[17, 23, 41]] = np.inf
     monkeypatch.setattr("haag_vq.sources.fixed.PIECE_BYTES", piece_rows * DIM * 2)
+    monkeypatch.setattr("haag_vq.sources.fixed._idle", [])
     source = open_source(write(tmp_path / "x.npy", array))
     text = message(DataError, lambda: read_rows(source, 10, 50))
     assert names(text, "3 of the 40 rows", "10:50", "row 17")

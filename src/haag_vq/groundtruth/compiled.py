@@ -16,7 +16,7 @@ from typing import Any
 
 import numba
 
-# Files whose functions end up in each other's machine code.
+# Files whose functions and constants end up in each other's machine code.
 _SOURCES = (
     "bounds.py",
     "compiled.py",
@@ -26,6 +26,7 @@ _SOURCES = (
     "order.py",
     "prefetch.py",
     "scan.py",
+    "../sources/convert.py",
 )
 
 
@@ -61,7 +62,7 @@ def cache_directory() -> str | None:
     digest = hashlib.sha256(os.fsencode(Path(__file__).parent))
     try:
         for name in _SOURCES:
-            source = Path(__file__).with_name(name)
+            source = Path(__file__).parent / name
             digest.update(source.read_bytes())
             digest.update(repr((source.stat().st_mtime, source.stat().st_size)).encode())
     except OSError:  # installed without its sources

@@ -3,7 +3,7 @@
 Strategy. A block is read inside the task that searches it, once, whatever the number of
 queries: it never travels and never rests in distributed memory; what leaves a task is its list
 of neighbours a query, or, with a checkpoint, only the news that the list is on disk. Parts are
-merged eight at a time as they finish, so no worker holds more than a few. A task carries a source
+merged four at a time as they finish, so no worker holds more than a few. A task carries a source
 narrowed to its block and the key of the queries, which is all that its pickle holds.
 """
 

@@ -3,8 +3,8 @@
 Tiles of the block are multiplied with the queries in float32. Where nothing is known yet of a
 query's k-th neighbour, FAISS searches the first rows of the block, and its k-th distance and the
 proven bound on its error give a ceiling; from then on a compiled scan of each tile's products keeps
-every row that can be at or under the ceiling, which falls as rows are found (`scan`); where it is
-low enough, products of the leading dimensions are (`partial`). The candidates that remain are
+every row that can be at or under the ceiling, which falls as rows are found (`scan`). Where it is
+low enough, only the leading dimensions are multiplied (`partial`). The candidates that remain are
 scored by D64. Nothing is left out on trust, so ties and near-ties need no second look; where
 float32 would overflow, D64 scores the tile's every row.
 """
@@ -309,11 +309,11 @@ class _Search:
         tile = _Tile(start, weights, offsets, x_norm, safe)
         for multiplied in products.of(x):
             for row, a, b in self._scan(tile, *multiplied):
-                for again in products.whole(x[row:], a, b):
+                for again in products.whole(multiplied[0], x[row:], a, b):
                     self._scan(tile.after(row), *again)
 
     def _scan(
-        self, tile: _Tile, taken: scan.Partial, a: int, b: int, product: F32
+        self, tile: _Tile, leading: scan.Leading, a: int, b: int, product: F32
     ) -> list[tuple[int, int, int]]:
         """Scan products of a tile and queries ``a:b``.
 
@@ -335,7 +335,7 @@ class _Search:
                         tile.offsets,
                         tile.x_norm,
                         tile.safe,
-                        taken,
+                        leading,
                         self._rows,
                         self.lists,
                     )

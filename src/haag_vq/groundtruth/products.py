@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.groundtruth.partial import best_head, least_rows, most_finished, rests, sampled
-from haag_vq.groundtruth.scan import Partial
+from haag_vq.groundtruth.scan import Leading
 from haag_vq.groundtruth.tiles import batches, stride
 from haag_vq.groundtruth.workspace import Workspace
 
@@ -49,7 +49,7 @@ class Products:
         self._local = threading.local()
         self._n_buffers = 0
         self._lock = threading.Lock()
-        self._whole = Partial(d, xq, np.zeros(0, np.float32), np.zeros(nq, np.float32), 0.0)
+        self._whole = Leading(d, xq, np.zeros(0, np.float32), np.zeros(nq, np.float32), 0.0)
         # What is multiplied of the first so many queries.
         self._easy, self._n_easy = self._whole, 0
         # Rows to search until the next choice; there is none in a block too small for it.
@@ -87,39 +87,43 @@ class Products:
         with self._lock:
             self._easy, self._n_easy = easy, n_easy
 
-    def of(self, x: F32) -> Iterator[tuple[Partial, int, int, F32]]:
+    def of(self, x: F32) -> Iterator[tuple[Leading, int, int, F32]]:
         """Yield what was multiplied of a tile (m, d), and the queries ``a:b`` it is of.
 
         The products are (m, n) with n ≥ b − a, and overwritten by the next.
         """
         with self._lock:
             easy, n_easy = self._easy, self._n_easy
-        for partial, first, last in ((easy, 0, n_easy), (self._whole, n_easy, len(self._xq))):
-            yield from self._multiply(x, partial, first, last)
+        for leading, first, last in ((easy, 0, n_easy), (self._whole, n_easy, len(self._xq))):
+            yield from self._multiply(x, leading, first, last)
 
-    def whole(self, x: F32, first: int, last: int) -> Iterator[tuple[Partial, int, int, F32]]:
+    def whole(
+        self, left: Leading, x: F32, first: int, last: int
+    ) -> Iterator[tuple[Leading, int, int, F32]]:
         """Yield the same of all dimensions, for queries ``first:last``.
 
-        For rows of which too many products had to be finished: soon the choice is made anew.
+        For rows of which too many products that `left` describes had to be finished: whole ones
+        are multiplied until the next choice, unless another thread has chosen since.
         """
         with self._lock:
-            self._easy, self._n_easy = self._whole, 0
-            self._choose_every, self._until_choice = self._least_use, 0
+            if left.q_rests is self._easy.q_rests:
+                self._easy, self._n_easy = self._whole, 0
+                self._choose_every = self._until_choice = self._least_use
         yield from self._multiply(x, self._whole, first, last)
 
     def _multiply(
-        self, x: F32, partial: Partial, first: int, last: int
-    ) -> Iterator[tuple[Partial, int, int, F32]]:
+        self, x: F32, leading: Leading, first: int, last: int
+    ) -> Iterator[tuple[Leading, int, int, F32]]:
         buffer = self._buffer()
         most = len(buffer) // len(x)
-        leading = slice(0, partial.head)
-        partial = partial._replace(x_rests=rests(x, partial.head))
+        taken = slice(0, leading.head)
+        leading = leading._replace(x_rests=rests(x, leading.head))
         for a, b in batches(first, last, most):
             width = stride(b - a, most)
             product = buffer[: len(x) * width].reshape(len(x), width)
             with np.errstate(all="ignore"):  # queries that float32 cannot compare
-                np.matmul(x[:, leading], self._xq[a:b, leading].T, out=product[:, : b - a])
-            yield partial, a, b, product
+                np.matmul(x[:, taken], self._xq[a:b, taken].T, out=product[:, : b - a])
+            yield leading, a, b, product
 
     def _buffer(self) -> F32:
         """Return this thread's own."""

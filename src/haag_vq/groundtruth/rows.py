@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from haag_vq import interrupts
 from haag_vq.errors import DataError, UsageError, whole_number
 from haag_vq.groundtruth.answer import IsOwn, answer
 from haag_vq.groundtruth.blocks import SearchShape, plan_blocks
@@ -115,6 +116,7 @@ def search_rows(
         line = ProgressLine("blocks", len(spans)) if progress and spans else None
         try:
             for n, (a, b) in enumerate(spans, 1):
+                interrupts.check()
                 task = BlockTask(source.narrow(a, b), a, 0, search)
                 keeping.block(task, a, b, projection)(question.xq)
                 if line is not None:

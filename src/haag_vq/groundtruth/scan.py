@@ -50,15 +50,15 @@ class Rows(NamedTuple):
     """(nb,) uint64: fingerprints that were needed so far; 0 elsewhere."""
 
 
-class Partial(NamedTuple):
-    """What products of leading dimensions leave out (`groundtruth.partial`)."""
+class Leading(NamedTuple):
+    """Which dimensions were multiplied, and what the others can add (`groundtruth.partial`)."""
 
     head: int
     """Dimensions that were multiplied; d: all."""
     q: F32
     """(nq, d) float32: queries as they are multiplied."""
     x_rests: F32
-    """(m,) float32: no row of the tile has a longer rest."""
+    """(m,) float32: the rest of a row of the tile is no longer."""
     q_rests: F32
     """(nq,) float32."""
     most_finished: float
@@ -151,7 +151,7 @@ def scan(
     offsets: F32,
     x_norm: float,
     safe: Any,
-    partial: Partial,
+    leading: Leading,
     block: Rows,
     lists: Lists,
 ) -> int:
@@ -170,10 +170,10 @@ def scan(
     for i in range(n):
         if not safe[a + i]:
             least[i] = np.inf
-    head = partial.head
+    head = leading.head
     terms = np.empty(max(1, padded_dim(d - head) // 2))
-    x_rests, q_rests = partial.x_rests, partial.q_rests[a:b]
-    left_to_finish = partial.most_finished * (product.shape[0] * n)
+    x_rests, q_rests = leading.x_rests, leading.q_rests[a:b]
+    left_to_finish = leading.most_finished * (product.shape[0] * n)
     hits = np.empty(-(-n // WIDTH), np.int32)
     for j in range(product.shape[0]):
         weight, offset = weights[j], offsets[j]
@@ -187,7 +187,7 @@ def scan(
                 if _is_near(value, x_rests[j], q_rests[i], weight, offset, least[i]):
                     q = a + i
                     if head < d and safe[q]:
-                        x_tail, q_tail = block.x[first + j, head:], partial.q[q, head:]
+                        x_tail, q_tail = block.x[first + j, head:], leading.q[q, head:]
                         value += np.float32(dot(x_tail, q_tail, terms, x_tail[:0]))
                         left_to_finish -= 1
                     value = value * weight - offset

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,8 +35,8 @@ TargetOf = Callable[[list[Run], int], AnyArray]
 # conversion are 13% faster than a memory map; 256 KiB to 2 MiB make no difference.
 PIECE_BYTES = 1 << 20
 
-# What a thread keeps from one read to the next.
-_own = threading.local()
+# Pieces that no read uses now, for the next ones: as many as ever were read at one time.
+_idle: list[AnyArray] = []
 
 # Scattered rows are runs of Python's integers: 400 bytes each, measured, two pieces' at once.
 # The bound matters to short rows only.
@@ -64,10 +63,10 @@ class FixedRowSource(VectorSource):
 
     Notes
     -----
-    Memory: one piece of about 1 MiB a thread that reads, which it keeps for its next read, none
-    where whole float32 rows are stored; up to 1.6 MiB for the places of scattered rows. Of a file
-    that is not on a file system, `N_PIECES` pieces of up to 8 MiB: one is converted while the
-    others come. Rows are read by positioned reads, so any row is a cheap place to start.
+    Memory: one piece of about 1 MiB for each thread that reads at one time, kept for the next
+    reads, none where whole float32 rows are stored; up to 1.6 MiB for the places of scattered
+    rows. Of a file that is not on a file system, `N_PIECES` pieces of up to 8 MiB: one is converted
+    while the others come. Rows are read by positioned reads, so any row is a cheap place to start.
     """
 
     def __init__(
@@ -165,15 +164,16 @@ class FixedRowSource(VectorSource):
         in_place = self.dtype == np.float32 and self.dtype.isnative and dim == self.dim
         rows = 0 if in_place else min(self._piece_rows, len(out))
         check = FiniteCheck(self._stamp.path, self.dtype)
-        scratch = [
-            _scratch(slot, (rows, self.dim), self.dtype) for slot in range(self._n_slots(len(out)))
-        ]
 
         def target_of(runs: list[Run], slot: int) -> AnyArray:
             first, last = _extent(runs)
             return out[first:last] if in_place else scratch[slot][: last - first]
 
-        with self._stamp.opened() as reader, self._fetched(reader, pieces, target_of) as fetched:
+        with (
+            self._places(rows, len(out)) as scratch,
+            self._stamp.opened() as reader,
+            self._fetched(reader, pieces, target_of) as fetched,
+        ):
             for runs, slot in fetched:
                 first, last = _extent(runs)
                 part = out[first:last]
@@ -182,9 +182,25 @@ class FixedRowSource(VectorSource):
                 check.look(self._first_row + numbers, part, finite)
         check.finish()
 
-    def _n_slots(self, n_rows: int) -> int:
-        """How many pieces are held at once in a read of `n_rows`."""
-        return min(N_PIECES, -(-n_rows // self._piece_rows)) if self._is_remote else 1
+    @contextmanager
+    def _places(self, n_piece_rows: int, n_rows: int) -> Iterator[list[AnyArray]]:
+        """Yield memory for each piece that is held at once in a read of `n_rows`."""
+        shape = (n_piece_rows, self.dim)
+        n_bytes = math.prod(shape) * self.dtype.itemsize
+        if self._is_remote or n_bytes > PIECE_BYTES:
+            # A read's own: what fetches may go on writing for a while after an interrupt.
+            n = min(N_PIECES, -(-n_rows // self._piece_rows)) if self._is_remote else 1
+            yield [np.empty(shape, self.dtype) for _ in range(n)]
+            return
+        # In fresh memory a tenth of a local read goes to the faults of its pages (measured).
+        try:
+            piece = _idle.pop()
+        except IndexError:
+            piece = np.empty(PIECE_BYTES, np.uint8)
+        try:
+            yield [piece[:n_bytes].view(self.dtype).reshape(shape)]
+        finally:
+            _idle.append(piece)
 
     @contextmanager
     def _fetched(
@@ -219,20 +235,6 @@ class FixedRowSource(VectorSource):
             offset = self._offset_bytes + (self._first_row + row) * self._row_bytes
             part = target[place - first : place - first + n]
             reader.read_into(offset, part.data.cast("B"))
-
-
-def _scratch(slot: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> AnyArray:
-    """Return a piece's place: the first of a thread is its own, and touched once only.
-
-    In fresh memory a tenth of a local read goes to the faults of its pages (measured).
-    """
-    n_bytes = math.prod(shape) * dtype.itemsize
-    if slot or n_bytes > PIECE_BYTES:
-        return np.empty(shape, dtype)
-    if not hasattr(_own, "piece"):
-        _own.piece = np.empty(PIECE_BYTES, np.uint8)
-    piece: AnyArray = _own.piece
-    return piece[:n_bytes].view(dtype).reshape(shape)
 
 
 def _extent(runs: list[Run]) -> tuple[int, int]:
