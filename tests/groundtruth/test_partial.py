@@ -172,9 +172,10 @@ def test_clustered_rows_are_multiplied_in_part_and_the_answer_is_exact(
     assert {0 < n < 256 for _, n in chosen} == {True, False}
     whole = combine(parts, K)
     assert not uncertified(whole, K).any()
-    keys, ids = oracle.neighbours(x, xq, K, metric)
-    assert_array_equal(whole.ids, ids)
-    assert whole.keys.tobytes() == keys.tobytes()
+    some = slice(None, None, 6)  # brute force is slow, and the order of queries random
+    keys, ids = oracle.neighbours(x, xq[some], K, metric)
+    assert_array_equal(whole.ids[some], ids)
+    assert whole.keys[some].tobytes() == keys.tobytes()
 
 
 @pytest.mark.parametrize("metric", METRICS)
