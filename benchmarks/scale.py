@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def _search(source: Any, chunk_bytes: int) -> Any:
         graph.Leaf(BlockTask(source.narrow(a, b), a, 0, search), a, b)
         for a, b in plan_partitions(source.edges, source.dim * 4, chunk_bytes)
     ]
-    branch = graph.Branch(leaves, InMemory(search.width).merge)
+    branch = graph.Branch(leaves, partial(InMemory(search.width).merge, (0, source.n_rows)))
     merged, _ = graph.build([branch], graph.SpilledQueries("/queries"))
     (found,) = dask.optimize(merged)
     return found

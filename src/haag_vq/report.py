@@ -44,9 +44,12 @@ def truth_facts(truth: GroundTruth, out: str) -> dict[str, Any]:
             "seconds": round(run.seconds, 3),
             "peak_rss_bytes": run.peak_rss_bytes,
             "projected_bytes": run.projection.total_bytes,
-            "scored": run.tally.n_scored,
-            "widened": run.tally.n_widened,
-            "largest_error": run.tally.largest_error,
+        }
+    if truth.tally is not None:
+        facts |= {
+            "scored": truth.tally.n_scored,
+            "widened": truth.tally.n_widened,
+            "largest_error": truth.tally.largest_error,
         }
     return facts
 
@@ -70,12 +73,17 @@ def truth_table(truth: GroundTruth, out: str) -> Rows:
                 f"{format_bytes(run.peak_rss_bytes)} peak of the largest worker, "
                 f"{format_bytes(run.projection.total_bytes)} projected",
             ),
+        ]
+    if truth.tally is not None:
+        tally = truth.tally
+        widened = _counted(tally.n_widened, "(block, query) pair")
+        rows.append(
             (
                 "certified",
-                f"all {truth.n_queries:,} queries: {run.tally.n_scored:,} pairs scored in float64, "
-                f"float32 off by at most {run.tally.largest_error:.0%} of its bound",
-            ),
-        ]
+                f"all {truth.n_queries:,} queries: {tally.n_scored:,} pairs scored in float64, "
+                f"{widened} widened, float32 off by at most {tally.largest_error:.0%} of its bound",
+            )
+        )
     if truth.findings is not None:
         rows.append(("met", _findings(truth.findings)))
     return [*rows, ("written", out)]
@@ -83,6 +91,7 @@ def truth_table(truth: GroundTruth, out: str) -> Rows:
 
 def _findings(found: Findings) -> str:
     told = [
+        f"smallest margin {found.smallest_margin:.3g}",
         f"{_counted(found.n_tied, 'query', 'queries')} tied at the last place",
         f"{_counted(found.n_duplicates, 'exact duplicate')} among neighbours",
         f"{_counted(found.n_self_matches, 'query', 'queries')} whose vector is in the base",

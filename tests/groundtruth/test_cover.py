@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haag_vq.groundtruth.cover import Span, cover, covered, cut_at, served
+from haag_vq.groundtruth.cover import Span, cover, cut_at, mergeable, needed, served
 
 ENDS = st.integers(0, 14)
 SPANS = st.lists(st.tuples(ENDS, st.integers(1, 14)).map(lambda s: (s[0], s[0] + s[1])), max_size=7)
@@ -31,13 +31,13 @@ def test_cover_leaves_as_few_rows_as_the_best_subset(
     assert set(chosen) <= set(spans)
     assert all(a < b for a, b in gaps)
     inside = [s for s in spans if start <= s[0] and s[1] <= stop]
-    best = 0
+    best = (0, 0)
     for n in range(len(inside) + 1):
         for some in combinations(inside, n):
             rows = rows_of(some)
             if len(set(rows)) == len(rows):
-                best = max(best, len(rows))
-    assert len(rows_of(chosen)) == best
+                best = max(best, (len(rows), -n))
+    assert (len(rows_of(chosen)), -len(chosen)) == best
 
 
 def test_a_grown_base_lacks_its_new_rows_only() -> None:
@@ -55,17 +55,31 @@ def test_many_intervals_are_covered_in_one_pass() -> None:
     assert (len(chosen), gaps) == (n // 2, [])
 
 
-@given(SPANS, CUTS)
-def test_covered_spans_are_those_inside_one_that_no_cut_divides(
-    spans: list[Span], cuts: list[int]
-) -> None:
-    def holds(t: Span, s: Span) -> bool:
-        divided = any(t[0] < cut < t[1] for cut in cuts)
-        return t != s and t[0] <= s[0] and s[1] <= t[1] and not divided
+def missing(spans: Iterable[Span], cut: int) -> int:
+    return len(rows_of(cover(list(spans), 0, cut)[1]))
 
-    assert covered(spans, cuts) == sorted(
-        {s for s in spans if any(holds(t, s) for t in spans)}, key=lambda s: (s[0], -s[1])
-    )
+
+@given(SPANS, CUTS)
+def test_what_no_cut_needs_can_go(spans: list[Span], cuts: list[int]) -> None:
+    kept = needed(spans, cuts)
+    assert kept <= set(spans)
+    for cut in cuts:
+        assert missing(kept, cut) == missing(spans, cut)
+    for span in kept:
+        assert any(span in cover(spans, 0, cut)[0] for cut in cuts)
+
+
+@given(SPANS, CUTS)
+def test_what_can_be_merged_takes_no_row_from_any_cut(spans: list[Span], cuts: list[int]) -> None:
+    runs = mergeable(spans, cuts)
+    for run in runs:
+        assert len(run) > 1
+        assert all(s[1] == t[0] and t[0] not in cuts for s, t in pairwise(run))
+    merged = {*spans, *((run[0][0], run[-1][1]) for run in runs)}
+    left = needed(sorted(merged), cuts)
+    for cut in cuts:
+        assert missing(left, cut) == missing(spans, cut)
+    assert mergeable(sorted(left), cuts) == []
 
 
 @given(SPANS, CUTS)
@@ -79,15 +93,12 @@ def test_cut_spans_hold_the_same_rows_and_meet_at_cuts_only(
     assert all(b in cuts for (_, b), (c, _) in pairwise(pieces) if b == c)
 
 
-@given(SPANS, SPANS, CUTS)
-def test_what_tidying_removes_is_served_by_what_it_keeps(
-    spans: list[Span], others: list[Span], cuts: list[int]
+@given(SPANS, ENDS, st.integers(1, 14))
+def test_a_block_is_there_if_a_file_within_its_piece_has_it(
+    spans: list[Span], start: int, length: int
 ) -> None:
-    kept = set(spans) - set(covered(spans, cuts))
-    assert all(served(span, kept, cuts) for span in spans)
-    for span in others:
-        rows = set(range(*span))
-        assert served(span, spans, cuts) == any(
-            s == span or (rows <= set(range(*s)) and not set(range(s[0] + 1, s[1])) & set(cuts))
-            for s in spans
-        )
+    piece = (start, start + length)
+    within = [s for s in spans if piece[0] <= s[0] and s[1] <= piece[1]]
+    for a, b in combinations(range(piece[0], piece[1] + 1), 2):
+        rows = set(range(a, b))
+        assert served((a, b), spans, piece) == any(rows <= set(range(*s)) for s in within)

@@ -317,7 +317,7 @@ def test_two_workers_may_merge_the_same_rows(
 ) -> None:
     """One was given up and went on: what it merged, and had tidied, the other does not miss."""
     home, spans, real = str(tmp_path), [(0, 5), (5, 10)], ondisk.read_all
-    merge = ondisk.StoredMerge(home, (0, 10), 4, "tag", "tag/rows", cuts=(10,))
+    merge = ondisk.StoredMerge(home, (0, 10), 4, "tag", "tag/rows", piece=(0, 10))
 
     def written() -> None:
         for span in spans:

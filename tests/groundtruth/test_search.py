@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -334,11 +335,13 @@ def test_identity_of_the_answer() -> None:
 
 def test_the_report_says_what_it_took() -> None:
     x, xq = pair_of("all equal", 2000, 10, 16, 1, "l2")
-    run = sync(x, xq, 20).run
+    truth = sync(x, xq, 20)
+    run, tally = truth.run, truth.tally
     assert run is not None
-    assert run.tally.n_widened == 10
-    assert run.tally.n_scored == 20_000
-    assert 0 < run.tally.largest_error <= 1
+    assert tally is not None
+    assert tally.n_widened == 10
+    assert tally.n_scored == 20_000
+    assert 0 < tally.largest_error <= 1
     assert run.n_partitions == 1
     assert run.projection.total_bytes > run.projection.search_bytes > 0
     assert run.peak_rss_bytes > 0
@@ -359,13 +362,14 @@ def test_findings_do_not_depend_on_blocks() -> None:
 def test_what_a_block_taught_spares_the_next_ones_work() -> None:
     x, xq = pair_of("normal", 8000, 20, 16, 1, "l2")
     blocks = [x[a : a + 1000] for a in range(0, 8000, 1000)]
-    alone = [sync(block, xq, 20).run for block in blocks]
+    alone = [sync(block, xq, 20).tally for block in blocks]
     together = sync(x, xq, 20, chunk_size=1000 * 64)
     assert_is_truth(together, x, xq, 20, "l2")
     assert together.run is not None
     assert together.run.n_partitions == 8
-    n_alone = sum(run.tally.n_scored for run in alone if run is not None)
-    assert together.run.tally.n_scored < n_alone / 2
+    n_alone = sum(tally.n_scored for tally in alone if tally is not None)
+    assert together.tally is not None
+    assert together.tally.n_scored < n_alone / 2
 
 
 def test_a_job_learns_nothing_from_another() -> None:
@@ -626,7 +630,7 @@ def branches_of(
             )
             for a in range(start, stop, block_rows)
         ]
-        branches.append(Branch(leaves, InMemory(width).merge))
+        branches.append(Branch(leaves, partial(InMemory(width).merge, (start, stop))))
     return branches
 
 
@@ -645,7 +649,7 @@ def test_each_branch_is_merged_by_itself_and_told_its_rows() -> None:
 
     def merge(start: int, stop: int) -> Any:
         told.append((start, stop))
-        return InMemory(1).merge(start, stop)
+        return InMemory(1).merge((start, stop), start, stop)
 
     branches = branches_of(SyntheticSource(100, 4), 5, [50])
     branches = [Branch(branch.leaves, merge) for branch in branches]

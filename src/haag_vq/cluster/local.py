@@ -171,7 +171,8 @@ def start_local_cluster(
             "dashboard_address": "127.0.0.1:0",
             "local_directory": str(keys),
             "death_timeout": DEATH_TIMEOUT,
-            "silence_logs": "ERROR",
+            # What a task raises comes back whole; a worker whose scheduler was killed just ends.
+            "silence_logs": "CRITICAL",
         }
         worker = {"cls": _WorkerProcess, "options": {"opts": opts, "env": env}}
         scheduler = {

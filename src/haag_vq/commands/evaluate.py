@@ -20,7 +20,7 @@ from haag_vq.report import Rows
 NAME = "evaluate"
 HELP = "score search results against ground truth: recall@k, by ids and tie-aware"
 
-# Those that result and truth are wide enough for are reported by default.
+# Those that result and truth are wide enough for are reported by default, and the widest.
 USUAL_K = (1, 10, 100)
 
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     result = read_results(args.result)
     truth = load_truth(args.truth, args)
     most = min(result.ids.shape[1], truth.k)
-    wanted = args.k or [k for k in USUAL_K if k <= most] or [most]
+    wanted = args.k or sorted({*(k for k in USUAL_K if k <= most), most})
     claims = _claims(result, truth, args.truth)
     base = open_base_of(args)
     if args.truth.startswith(PUBLISHED) and base is not None:

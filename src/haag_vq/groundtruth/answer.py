@@ -68,5 +68,6 @@ def answer(
         findings,
         software_versions(),
         run,
+        part.tally,
         question.commit,
     )

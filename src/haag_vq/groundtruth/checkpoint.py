@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from haag_vq.atomic import written_whole
 from haag_vq.errors import DataError, UsageError, WriteError
 from haag_vq.groundtruth.attempts import note_paths
-from haag_vq.groundtruth.cover import cover, covered
+from haag_vq.groundtruth.cover import cover, needed
 from haag_vq.groundtruth.intervals import Span, interval_path, list_intervals, read_interval
 from haag_vq.groundtruth.lock import briefly_alone, locked
 from haag_vq.groundtruth.manifest import (
@@ -36,6 +36,7 @@ from haag_vq.groundtruth.manifest import (
     agreed,
     moved_text,
     read_manifest,
+    sha256_of,
     write_manifest,
 )
 from haag_vq.memory import format_bytes
@@ -125,15 +126,17 @@ class Checkpoint:
             self.manifest = manifest
 
     def tidy(self) -> None:
-        """Remove intervals that lie inside others, notes of finished rows, and temporary files.
+        """Remove intervals that no cut needs, notes of finished rows, and temporary files.
 
         Only for who holds the lock alone.
         """
-        for span in covered(self.spans(), self.manifest.cuts):
-            interval_path(self.directory, span).unlink(missing_ok=True)
         finished = self.spans()
+        furthest = max((stop for _, stop in finished), default=0)
+        kept = needed(finished, {*self.manifest.cuts, furthest})
+        for span in set(finished) - kept:
+            interval_path(self.directory, span).unlink(missing_ok=True)
         for (start, stop), path in note_paths(self.directory):
-            clipped = [(max(a, start), min(b, stop)) for a, b in finished]
+            clipped = [(max(a, start), min(b, stop)) for a, b in kept]
             if not cover(clipped, start, stop)[1]:
                 path.unlink(missing_ok=True)
         for path in (path for pattern in _TEMPORARY for path in self.directory.glob(pattern)):
@@ -145,13 +148,18 @@ class Checkpoint:
 
     def check_space(self, needed_bytes: int) -> None:
         """Raise WriteError if the file system has not so much free."""
-        free = shutil.disk_usage(self.directory).free
-        if needed_bytes > free:
-            raise WriteError(
-                f"the checkpoint may need {format_bytes(needed_bytes)} in {self.directory}, its "
-                f"file system has {format_bytes(free)} free. Free some, take a directory on "
-                "another file system, or raise chunk_size (fewer intervals)."
-            )
+        check_space(self.directory, needed_bytes)
+
+
+def check_space(directory: Path, needed_bytes: int) -> None:
+    """Raise WriteError if a checkpoint's file system has not so much free."""
+    free = shutil.disk_usage(directory).free
+    if needed_bytes > free:
+        raise WriteError(
+            f"the checkpoint may need {format_bytes(needed_bytes)} in {directory}, its file "
+            f"system has {format_bytes(free)} free. Free some, take a directory on another file "
+            "system, or raise chunk_size (fewer intervals)."
+        )
 
 
 def checkpoint_path(directory: str | os.PathLike[str]) -> Path:
@@ -234,8 +242,18 @@ def load_queries(checkpoint: Checkpoint) -> tuple[F32, I64 | None]:
         path = checkpoint.directory / "query_rows.npy"
         rows: I64 | None = np.load(path, allow_pickle=False) if path.exists() else None
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{checkpoint.directory}: its queries are not readable: {error}") from error
+        raise DataError(_damaged_queries(checkpoint.directory)) from error
+    if sha256_of(xq) != checkpoint.manifest.queries_sha256:
+        raise DataError(_damaged_queries(checkpoint.directory))
     return xq, rows
+
+
+def _damaged_queries(home: Path) -> str:
+    return (
+        f"{home}: its queries.npy or query_rows.npy is gone, damaged or not what the job began "
+        f"with. `haag-vq ground-truth SOURCE … --checkpoint {home}` with the job's own queries "
+        "writes it anew, and searches only what is missing."
+    )
 
 
 def _entered(
@@ -247,7 +265,9 @@ def _entered(
         try:
             # Written when the intervals have been looked at (`accept`): a base that is refused
             # then must not have left its mark.
-            return agreed(home, known, asked)
+            manifest = agreed(home, known, asked)
+            _keep_queries(home, xq, query_rows)
+            return manifest
         except UsageError:
             # A job that ended before it had finished anything is nobody's loss.
             if list_intervals(home) or not is_alone():
@@ -257,6 +277,7 @@ def _entered(
             f"{home} holds finished rows and no manifest.json: of which question they are cannot "
             "be told. Take another directory, or remove this one to begin anew."
         )
+    check_space(home, xq.nbytes)
     _write_array(home / "queries.npy", xq)
     if query_rows is None:
         # Of a job that was killed before it had a manifest.
@@ -265,6 +286,20 @@ def _entered(
         _write_array(home / "query_rows.npy", query_rows)
     write_manifest(home, asked)
     return asked
+
+
+def _keep_queries(home: Path, xq: F32, query_rows: I64 | None) -> None:
+    """Write anew what is gone or damaged of a job's queries: a merge needs them."""
+    for name, array in (("queries.npy", xq), ("query_rows.npy", query_rows)):
+        if array is None:
+            continue
+        try:
+            found = np.load(home / name, allow_pickle=False)
+            if name == "query_rows.npy" or np.array_equal(found, array):
+                continue
+        except (OSError, ValueError, EOFError):
+            pass
+        _write_array(home / name, array)
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

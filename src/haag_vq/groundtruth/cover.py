@@ -11,6 +11,8 @@ Span = tuple[int, int]
 def cover(spans: Sequence[Span], start: int, stop: int) -> tuple[list[Span], list[Span]]:
     """Choose disjoint spans inside ``start:stop`` that leave the fewest rows uncovered.
 
+    Of such choices one with the fewest spans: what was merged, and not what it was merged of.
+
     Parameters
     ----------
     spans : sequence of (first row, last row + 1)
@@ -27,10 +29,12 @@ def cover(spans: Sequence[Span], start: int, stop: int) -> tuple[list[Span], lis
     """
     inside = sorted({s for s in spans if start <= s[0] < s[1] <= stop}, key=lambda s: (s[1], s[0]))
     ends = [s[1] for s in inside]
-    # best[i]: most rows covered by the first i spans; taken[i]: span i - 1 is among them.
-    best, taken = [0], [False]
+    # best[i]: most rows that the first i spans cover, and minus how many do; taken[i]: span i - 1
+    # is among them.
+    best, taken = [(0, 0)], [False]
     for i, (a, b) in enumerate(inside):
-        with_it = best[bisect_right(ends, a, 0, i)] + b - a
+        n_rows, minus_n = best[bisect_right(ends, a, 0, i)]
+        with_it = (n_rows + b - a, minus_n - 1)
         taken.append(with_it > best[-1])
         best.append(max(with_it, best[-1]))
     chosen, i = [], len(inside)
@@ -53,29 +57,41 @@ def _gaps(chosen: Sequence[Span], start: int, stop: int) -> list[Span]:
     return gaps
 
 
-def covered(spans: Sequence[Span], cuts: Sequence[int]) -> list[Span]:
-    """List the spans that lie wholly inside another one which has no cut inside itself.
+def needed(spans: Sequence[Span], cuts: Iterable[int]) -> set[Span]:
+    """Choose the spans that leave the fewest rows uncovered of ``0:cut``, for each of the cuts.
 
-    A span that reaches over a cut cannot serve a prefix that ends there; what it holds can.
+    All others can go: of what ends at a cut no row is lost. A span over one cut serves those
+    beyond it only.
     """
-    inside, furthest = [], -1
-    for a, b in sorted(set(spans), key=lambda s: (s[0], -s[1])):
-        if b <= furthest:
-            inside.append((a, b))
-        elif not _is_cut((a, b), cuts):
-            furthest = b
-    return inside
+    return {span for cut in cuts for span in cover(spans, 0, cut)[0]}
 
 
-def served(span: Span, spans: Iterable[Span], cuts: Sequence[int]) -> bool:
-    """Tell whether a span is among `spans`, or another around it that has no cut inside."""
-    return any(
-        s == span or (s[0] <= span[0] and span[1] <= s[1] and not _is_cut(s, cuts)) for s in spans
-    )
+def mergeable(spans: Sequence[Span], cuts: Sequence[int]) -> list[list[Span]]:
+    """List the runs of spans, one after the other, of which one can be made.
+
+    For each cut, what serves ``0:cut`` is divided where its spans meet at another cut.
+    """
+    found = []
+    for cut in cuts:
+        run: list[Span] = []
+        for span in cover(spans, 0, cut)[0]:
+            if run and (span[0] != run[-1][1] or span[0] in cuts):
+                found.append(run)
+                run = []
+            run.append(span)
+        found.append(run)
+    unique = {tuple(run) for run in found if len(run) > 1}
+    return [list(run) for run in sorted(unique)]
 
 
-def _is_cut(span: Span, cuts: Sequence[int]) -> bool:
-    return any(span[0] < cut < span[1] for cut in cuts)
+def served(span: Span, spans: Iterable[Span], piece: Span) -> bool:
+    """Tell whether a span of a piece is among `spans`, or another one around it in the piece.
+
+    One that reaches out of the piece does not count: beside what serves the rows before and after
+    it, it is of no use.
+    """
+    (a, b), (start, stop) = span, piece
+    return any(start <= s[0] <= a and b <= s[1] <= stop for s in spans)
 
 
 def cut_at(spans: Sequence[Span], cuts: Sequence[int]) -> list[Span]:

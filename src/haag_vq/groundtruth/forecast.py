@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth.blocks import SearchShape, plan_spans
 from haag_vq.groundtruth.checkpoint import checkpoint_path
-from haag_vq.groundtruth.cover import cover
+from haag_vq.groundtruth.cover import cover, cut_at
 from haag_vq.groundtruth.inputs import EXTRA
 from haag_vq.groundtruth.intervals import Span, list_intervals
 from haag_vq.groundtruth.manifest import Manifest, read_manifest
@@ -88,16 +88,16 @@ def forecast(
     InsufficientMemoryError, UsageError
         As the run would.
     """
-    width, spans = _kept(checkpoint, n_queries, k, metric, source.dim, max(ends))
+    width, spans, cuts = _kept(checkpoint, n_queries, k, metric, source.dim, max(ends))
     on_disk = on_disk or checkpoint is not None
     shape = SearchShape.of(
         (n_queries, source.dim), width, metric, ends, source.scratch_bytes, workers, on_disk
     )
     if rows is None:
-        pieces = [(piece.start, piece.stop) for piece in plan_pieces(ends, spans)]
+        pieces = [(piece.start, piece.stop) for piece in plan_pieces(ends, spans, cuts)]
     else:
         inside = [span for span in spans if rows[0] <= span[0] and span[1] <= rows[1]]
-        pieces = cover(inside, *rows)[1]
+        pieces = cut_at(cover(inside, *rows)[1], cuts)
     plans, projection = plan_spans(source, pieces, shape, workers, block_bytes)
     n_blocks = sum(len(plan) for plan in plans)
     n_workers = max(1, workers.n_workers)
@@ -112,17 +112,18 @@ def _kept(
     metric: Metric,
     dim: int,
     n_rows: int,
-) -> tuple[int, list[Span]]:
-    """Return the length of the lists, and the rows that a checkpoint has of the first `n_rows`."""
+) -> tuple[int, list[Span], tuple[int, ...]]:
+    """Return the length of the lists; of a checkpoint the rows below `n_rows`, and the cuts."""
     width = k + EXTRA
     if checkpoint is None:
-        return width, []
+        return width, [], ()
     home = checkpoint_path(checkpoint)
     known = read_manifest(home)
     if known is None:
-        return width, []
+        return width, [], ()
     _check_same(str(home), known, (n_queries, dim, metric), width)
-    return known.width, [span for span in list_intervals(home) if span[1] <= n_rows]
+    spans = [span for span in list_intervals(home) if span[1] <= n_rows]
+    return known.width, spans, known.cuts
 
 
 def _check_same(home: str, known: Manifest, asked: tuple[int, int, str], width: int) -> None:

@@ -114,7 +114,46 @@ def read_truth(path: str | os.PathLike[str]) -> TruthFile:
             f"{os.fspath(path)}: ids have shape {truth.ids.shape}, distances "
             f"{truth.distances.shape}; two equal (queries, k) are needed."
         )
+    if not truth.ids.size:
+        raise DataError(
+            f"{os.fspath(path)} holds {truth.ids.shape[0]:,} queries × k={truth.ids.shape[1]:,}: "
+            "no truth of anything. Make it again."
+        )
+    _check_attributes(truth.attributes, os.fspath(path))
     return truth
+
+
+# What attributes are, where a file has them.
+_KINDS = {
+    "metric": str,
+    "n_rows": int,
+    "dim": int,
+    "base_fingerprint": str,
+    "queries_sha256": str,
+    "dataset": str,
+    "query_source": str,
+    "excluded_self": bool,
+    "software": dict,
+    "findings": dict,
+    "commit": str,
+}
+
+
+def _check_attributes(attributes: Any, path: str) -> None:
+    """Raise DataError unless a file's attributes are what `write_truth` would have written."""
+    if not isinstance(attributes, dict):
+        raise DataError(f"{path}: its attributes are no JSON object but {attributes!r:.60}.")
+    for name, kind in _KINDS.items():
+        if type(attributes.get(name, kind())) is not kind:
+            raise DataError(
+                f"{path}: its attribute {name!r} is {attributes[name]!r:.60}; {kind.__name__} is "
+                "needed. Make the file again, or load it without attributes (.ibin)."
+            )
+    metric = attributes.get("metric", "l2")
+    if metric not in _HDF5_METRICS:
+        raise DataError(
+            f"{path} is of the metric {metric!r:.60}; {', '.join(_HDF5_METRICS)} are known."
+        )
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
@@ -162,6 +201,7 @@ def _read_hdf5(path: Path) -> TruthFile:
         distance = file.attrs.get("distance")
         if isinstance(distance, bytes):  # a string of fixed length, as C writes it
             distance = distance.decode(errors="replace")
+        _check_attributes(attributes, str(path))
         metric = attributes.get("metric") or named.get(distance)
         if metric is None:
             raise DataError(
@@ -194,6 +234,10 @@ def _read_npz(path: Path) -> TruthFile:
             raise DataError(f"{path} is not a readable ground-truth file: it is no whole zip file.")
         handle.seek(0)
         with np.load(handle, allow_pickle=False) as file:
+            for name in ("ids", "distances"):
+                if name not in file:
+                    has = ", ".join(file) or "none"
+                    raise DataError(f"{path} has no array {name!r}; it has {has}.")
             attributes = json.loads(str(file["attributes"])) if "attributes" in file else {}
             return TruthFile(
                 file["ids"],
@@ -213,6 +257,10 @@ def _write_ibin(truth: TruthFile, path: Path) -> None:
 
 def _read_ibin(path: Path) -> TruthFile:
     data = path.read_bytes()
+    if len(data) < 8:
+        raise DataError(
+            f"{path} is truncated: its header alone takes 8 bytes, the file has {len(data)}."
+        )
     nq, k = (int(n) for n in np.frombuffer(data[:8], "<u4"))
     if len(data) != 8 + 8 * nq * k:
         raise DataError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from haag_vq.arrays import check_whole_rows, read_array
 from haag_vq.errors import DataError, UsageError, whole_number
 from haag_vq.groundtruth import exact
+from haag_vq.groundtruth.manifest import sha256_of
 from haag_vq.groundtruth.precompile import ensure_compiled
 from haag_vq.sources import ArraySource, Metric, VectorSource, check_metric
 from haag_vq.sources.protocol import STORED_DTYPES
@@ -61,7 +62,7 @@ class Question:
     @property
     def queries_sha256(self) -> str:
         """Of the float32 queries, in C order."""
-        return hashlib.sha256(self.xq.data).hexdigest()
+        return sha256_of(self.xq)
 
     @property
     def tag(self) -> str:

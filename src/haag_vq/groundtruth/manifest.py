@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from haag_vq.atomic import written_whole
 from haag_vq.errors import DataError, UsageError
@@ -42,6 +46,11 @@ class Manifest:
     def n_rows(self) -> int:
         """Rows of the largest base asked."""
         return self.cuts[-1]
+
+
+def sha256_of(xq: NDArray[np.float32]) -> str:
+    """Digest of float32 queries (nq, d), in C order: what tells them from others."""
+    return hashlib.sha256(np.ascontiguousarray(xq).data).hexdigest()
 
 
 def agreed(home: Path, known: Manifest, asked: Manifest) -> Manifest:

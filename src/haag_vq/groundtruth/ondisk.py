@@ -10,6 +10,7 @@ from typing import Any
 
 from haag_vq.errors import DataError
 from haag_vq.groundtruth.attempts import attempted
+from haag_vq.groundtruth.blocks import MERGE_WIDTH
 from haag_vq.groundtruth.checkpoint import Checkpoint
 from haag_vq.groundtruth.cover import served
 from haag_vq.groundtruth.inputs import question_tag
@@ -33,14 +34,14 @@ class StoredBlock:
     directory: str
     span: Span
     base_fingerprint: str
-    cuts: tuple[int, ...]
-    """The checkpoint's: a file over one of them does not serve for rows on one side."""
+    piece: Span
+    """The rows that were missing, of which these are some: nothing larger is merged of them."""
     projected_bytes: int = 0
     """Of the worker, for the note that this leaves while it runs."""
 
     def __call__(self, *given: Any) -> Span:
         # A task is run again where a worker was lost that had finished it, or had merged it.
-        if not _is_there(self.directory, self.span, self.cuts):
+        if not _is_there(self.directory, self.span, self.piece):
             with attempted(self.directory, self.span, self.projected_bytes, this_worker()):
                 part = self.task(*given)
                 write_interval(self.directory, self.span, part, self.base_fingerprint)
@@ -56,25 +57,25 @@ class StoredMerge:
     width: int
     tag: str
     base_fingerprint: str
-    cuts: tuple[int, ...]
-    """The checkpoint's."""
+    piece: Span
+    """The rows that were missing, of which these are some."""
 
     def __call__(self, spans: Sequence[Span]) -> Span:
-        if not _is_there(self.directory, self.span, self.cuts):
+        if not _is_there(self.directory, self.span, self.piece):
             try:
                 part = read_all(self.directory, spans, self.width, self.tag)
             except DataError:
                 # A worker that was given up may have gone on, merged them, and had them tidied.
-                if _is_there(self.directory, self.span, self.cuts):
+                if _is_there(self.directory, self.span, self.piece):
                     return self.span
                 raise
             write_interval(self.directory, self.span, part, self.base_fingerprint)
         return self.span
 
 
-def _is_there(directory: str, span: Span, cuts: Sequence[int]) -> bool:
+def _is_there(directory: str, span: Span, piece: Span) -> bool:
     """Tell whether rows are on disk: in their own file, or in one that theirs was merged into."""
-    return served(span, list_intervals(directory), cuts)
+    return served(span, list_intervals(directory), piece)
 
 
 def tagged(tag: str, base_fingerprint: str) -> str:
@@ -133,19 +134,19 @@ class OnDisk:
         return self.checkpoint.directory
 
     def block(
-        self, task: Callable[..., Part], start: int, stop: int, projection: Projection
+        self, task: Callable[..., Part], span: Span, piece: Span, projection: Projection
     ) -> StoredBlock:
         """Write the part of the block, and note who searches it."""
         return StoredBlock(
             task,
             str(self.checkpoint.directory),
-            (start, stop),
-            self.fingerprint_of(start, stop),
-            self.checkpoint.manifest.cuts,
+            span,
+            self.fingerprint_of(*span),
+            piece,
             projection.total_bytes,
         )
 
-    def merge(self, start: int, stop: int) -> StoredMerge:
+    def merge(self, piece: Span, start: int, stop: int) -> StoredMerge:
         """Merge files into one; what is merged is removed by `Checkpoint.tidy`."""
         return StoredMerge(
             str(self.checkpoint.directory),
@@ -153,7 +154,7 @@ class OnDisk:
             self.width,
             question_tag(self.checkpoint.manifest.metric, self.checkpoint.manifest.queries_sha256),
             self.fingerprint_of(start, stop),
-            self.checkpoint.manifest.cuts,
+            piece,
         )
 
 
@@ -161,8 +162,13 @@ def projected_bytes(n_queries: int, width: int, n_blocks: int, n_workers: int) -
     """Bytes that a checkpoint takes at most while its blocks come in no special order.
 
     A worker's first block keeps `width` rows a query, its j-th about width/j, for what it knows
-    then. Everything is there twice while it is merged.
+    then. Merges of some are beside what they were made of until that is tidied away: on each level
+    of the tree no more entries than below it, and no more than full lists.
     """
     per_worker = max(1, n_blocks // n_workers)
     entries = n_workers * width * (1 + math.log(per_worker))
-    return int(2 * n_queries * (entries * 24 + n_blocks * 20) + n_blocks * 8192)
+    total, n_files = 0.0, n_blocks
+    while n_files:
+        total += n_queries * (min(entries, n_files * width) * 24 + n_files * 20) + n_files * 8192
+        n_files = -(-n_files // MERGE_WIDTH) if n_files > 1 else 0
+    return int(total)

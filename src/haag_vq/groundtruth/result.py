@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -31,8 +31,6 @@ class RunReport:
     """Of the worker that needs most."""
     peak_rss_bytes: int
     """Measured, of the largest worker process since it started."""
-    tally: Tally
-    """What scoring and certifying took."""
     n_reused_rows: int = 0
     """Rows that a checkpoint had already."""
 
@@ -72,6 +70,9 @@ class GroundTruth:
     software: dict[str, str] = field(default_factory=dict)
     """Versions of what computed it."""
     run: RunReport | None = None
+    """None where it was loaded from a file or merged from a checkpoint."""
+    tally: Tally | None = None
+    """What scoring and certifying took, of all blocks; None where it was loaded from a file."""
     commit: str = ""
     """Of the Hub, that the base was: organisation/name@commit; '' for other files."""
 
@@ -149,7 +150,8 @@ def load_ground_truth(path: str | os.PathLike[str], metric: Metric | None = None
     stored = truth.attributes.get("metric")
     if stored is None and metric is None:
         raise DataError(
-            f"{os.fspath(path)} does not say its metric: pass metric='l2', 'ip' or 'cosine'."
+            f"{os.fspath(path)} does not say its metric: pass metric='l2', 'ip' or 'cosine' "
+            "(--metric)."
         )
     if stored is not None and metric is not None and stored != metric:
         raise DataError(
@@ -192,7 +194,9 @@ def _versions() -> dict[str, str]:
 def _findings(stored: Any, path: str | os.PathLike[str]) -> Findings | None:
     if stored is None:
         return None
-    try:
-        return Findings(**stored)
-    except TypeError as error:
-        raise DataError(f"{os.fspath(path)}: its findings are not readable: {error}.") from error
+    # A later version may have found more.
+    known = {f.name: stored[f.name] for f in fields(Findings) if f.name in stored}
+    numbers = all(type(value) in (int, float) for value in known.values())
+    if not numbers or len(known) < len(fields(Findings)):
+        raise DataError(f"{os.fspath(path)}: its findings are not readable: {stored!r:.200}.")
+    return Findings(**known)

@@ -11,12 +11,12 @@ import numpy as np
 
 from haag_vq.errors import CertificateError, UsageError
 from haag_vq.groundtruth.checkpoint import Checkpoint, open_checkpoint
-from haag_vq.groundtruth.cover import cover, cut_at
+from haag_vq.groundtruth.cover import cover, cut_at, mergeable
 from haag_vq.groundtruth.inputs import Inputs
-from haag_vq.groundtruth.intervals import Span, read_interval
+from haag_vq.groundtruth.intervals import Span, read_interval, write_interval
 from haag_vq.groundtruth.losses import settle
 from haag_vq.groundtruth.manifest import Manifest
-from haag_vq.groundtruth.ondisk import OnDisk, StoredMerge, read_all, tagged
+from haag_vq.groundtruth.ondisk import OnDisk, read_all, tagged
 from haag_vq.groundtruth.part import Part, combine, replaced, select, uncertified
 from haag_vq.groundtruth.result import software_versions
 from haag_vq.groundtruth.runner import InMemory, Piece, Runner
@@ -55,12 +55,12 @@ def search(
         checkpoint.tidy()
         settle(checkpoint.directory, runner.cause_of_job)
         spans = [span for span in checkpoint.spans() if span[1] <= max(inputs.ends)]
-        pieces = plan_pieces(inputs.ends, spans)
+        pieces = plan_pieces(inputs.ends, spans, checkpoint.manifest.cuts)
         keeping = OnDisk(checkpoint, runner.width, runner.n_workers, fingerprint_of)
         runner.search(pieces, keeping, tick=_Tidying(checkpoint))
         n_reused = max(inputs.ends) - sum(piece.stop - piece.start for piece in pieces)
         compact(checkpoint, max(inputs.ends), keeping)
-        parts = {end: _part_of(inputs, runner, checkpoint, end) for end in set(inputs.ends)}
+        parts = {end: _part_of(inputs, runner, keeping, end) for end in set(inputs.ends)}
     return parts, max(0, n_reused)
 
 
@@ -88,31 +88,36 @@ def manifest_of(inputs: Inputs, base_fingerprint: str) -> Manifest:
     )
 
 
-def plan_pieces(prefix_ends: Sequence[int], spans: list[Span]) -> list[Piece]:
-    """Choose the rows to search: what some prefix lacks, cut where any of them begins or ends."""
+def plan_pieces(
+    prefix_ends: Sequence[int], spans: list[Span], all_cuts: Sequence[int] = ()
+) -> list[Piece]:
+    """Choose the rows to search: what some prefix lacks, cut where any of them begins or ends.
+
+    And at all cuts of the checkpoint: what reaches over one would not serve it.
+    """
     ends = sorted(set(prefix_ends))
     gaps = [gap for end in ends for gap in cover(spans, 0, end)[1]]
-    cuts = [*ends, *(row for gap in gaps for row in gap)]
+    cuts = [*ends, *all_cuts, *(row for gap in gaps for row in gap)]
     return [Piece(a, b, bisect_left(ends, b)) for a, b in cut_at(gaps, cuts)]
 
 
 def compact(checkpoint: Checkpoint, n_rows: int, keeping: OnDisk) -> None:
-    """Merge the intervals between two cuts into one where they fill it, and tidy up."""
+    """Make one interval of those that lie between two cuts, and tidy up."""
     checkpoint.tidy()
-    cuts = [0, *(cut for cut in checkpoint.manifest.cuts if cut <= n_rows)]
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-        chosen, gaps = cover(checkpoint.spans(), start, stop)
-        if len(chosen) > 1 and not gaps:
-            merge: StoredMerge = keeping.merge(start, stop)
-            merge(chosen)
+    cuts = [cut for cut in checkpoint.manifest.cuts if cut <= n_rows]
+    for run in mergeable(checkpoint.spans(), cuts):
+        start, stop = run[0][0], run[-1][1]
+        keeping.merge((start, stop), start, stop)(run)
     checkpoint.tidy()
 
 
-def _part_of(inputs: Inputs, runner: Runner, checkpoint: Checkpoint, end: int) -> Part:
+def _part_of(inputs: Inputs, runner: Runner, keeping: OnDisk, end: int) -> Part:
     """Combine what the checkpoint has of a prefix, and search again what that leaves unproven.
 
-    Rows may have been left out for a nearer row that is not in this prefix, of a larger base.
+    Rows may have been left out for a nearer row that is not in this prefix, of a larger base. What
+    is found of them is kept as one interval.
     """
+    checkpoint = keeping.checkpoint
     chosen, gaps = cover(checkpoint.spans(), 0, end)
     if gaps:
         raise CertificateError(
@@ -138,7 +143,9 @@ def _part_of(inputs: Inputs, runner: Runner, checkpoint: Checkpoint, end: int) -
                 sound.append(of_wrong)
     runner.on_disk = False
     redone = runner.search(short, InMemory(runner.width), inputs.question.xq[wrong])
-    return replaced(part, wrong, combine([*sound, *redone], runner.width))
+    mended = replaced(part, wrong, combine([*sound, *redone], runner.width))
+    write_interval(checkpoint.directory, (0, end), mended, keeping.fingerprint_of(0, end))
+    return mended
 
 
 class _Tidying:

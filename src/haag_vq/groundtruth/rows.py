@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from haag_vq import interrupts
-from haag_vq.errors import DataError, UsageError, whole_number
+from haag_vq.errors import UsageError, whole_number
 from haag_vq.groundtruth.answer import IsOwn, answer
 from haag_vq.groundtruth.blocks import SearchShape, plan_blocks
 from haag_vq.groundtruth.checkpoint import (
@@ -23,9 +23,10 @@ from haag_vq.groundtruth.checkpoint import (
     open_checkpoint,
     reopen_checkpoint,
 )
-from haag_vq.groundtruth.cover import cover
+from haag_vq.groundtruth.cover import cover, cut_at
 from haag_vq.groundtruth.inputs import Question, ends_of, read_inputs
 from haag_vq.groundtruth.ondisk import OnDisk, read_all, tagged
+from haag_vq.groundtruth.part import uncertified
 from haag_vq.groundtruth.result import GroundTruth
 from haag_vq.groundtruth.resume import manifest_of
 from haag_vq.groundtruth.tasks import BlockTask, Search
@@ -95,6 +96,7 @@ def search_rows(
         width = opened.manifest.width
         gaps = cover(opened.verified(start, stop, fingerprint_of), start, stop)[1]
         opened.accept()
+        gaps = cut_at(gaps, opened.manifest.cuts)
         shape = SearchShape(
             len(question.xq),
             source.dim,
@@ -118,7 +120,7 @@ def search_rows(
             for n, (a, b) in enumerate(spans, 1):
                 interrupts.check()
                 task = BlockTask(source.narrow(a, b), a, 0, search)
-                keeping.block(task, a, b, projection)(question.xq)
+                keeping.block(task, (a, b), (a, b), projection)(question.xq)
                 if line is not None:
                     line(n)
         finally:
@@ -169,9 +171,8 @@ def merge_checkpoint(
     ------
     UsageError
         If the directory is no checkpoint, k or a prefix is none of its, or rows are missing:
-        each gap is named.
-    CertificateError
-        If what the tasks kept does not prove a prefix: they were run for another.
+        each gap is named. If what was kept does not prove a prefix, since rows were left out for
+        nearer ones after it.
 
     Notes
     -----
@@ -184,7 +185,8 @@ def merge_checkpoint(
         ends = ends_of(prefixes, manifest.n_rows, k, exclude_self)
         if k > manifest.k:
             raise UsageError(
-                f"{opened.directory} holds {manifest.k} neighbours of each query, {k} are asked."
+                f"{opened.directory} holds {manifest.k} neighbours of each query, {k} are asked: "
+                "merge with a k (--k) up to that, or search the base for more in another directory."
             )
         is_own = _own_rows(opened, query_rows, exclude_self)
         question = Question(
@@ -197,14 +199,15 @@ def merge_checkpoint(
             query_rows,
             manifest.commit,
         )
-        if question.queries_sha256 != manifest.queries_sha256:
-            raise DataError(f"{opened.directory}/queries.npy is not what the job began with.")
         truths = []
         for end in ends:
             chosen, gaps = cover(opened.spans(), 0, end)
             if gaps:
                 raise UsageError(_missing(opened, gaps))
             part = read_all(str(opened.directory), chosen, question.width, question.tag)
+            n_wrong = int(uncertified(part, question.width).sum())
+            if n_wrong:
+                raise UsageError(_unproven(opened, n_wrong, len(xq), end))
             whole = end == manifest.n_rows
             fingerprint = manifest.base_fingerprint if whole else ""
             truths.append(answer(question, part, fingerprint, is_own, None))
@@ -223,6 +226,15 @@ def _own_rows(opened: Checkpoint, query_rows: Any, exclude_self: bool) -> IsOwn 
             )
         return None
     return lambda queries, ids: ids == query_rows[queries]
+
+
+def _unproven(opened: Checkpoint, n_wrong: int, nq: int, end: int) -> str:
+    return (
+        f"{n_wrong:,} of {nq:,} queries are not proven for the first {end:,} rows: rows were left "
+        "out for nearer ones that come after these. To search them again for those queries, which "
+        f"takes the base: `haag-vq ground-truth SOURCE … --prefixes {end} --checkpoint "
+        f"{opened.directory}` with the job's own queries and metric."
+    )
 
 
 def _missing(opened: Checkpoint, gaps: Sequence[tuple[int, int]]) -> str:

@@ -6,7 +6,8 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from haag_vq.groundtruth import graph
 from haag_vq.groundtruth.blocks import SearchShape, check_array, plan_spans
 from haag_vq.groundtruth.graph import Branch, Leaf
 from haag_vq.groundtruth.inputs import Inputs
+from haag_vq.groundtruth.intervals import Span
 from haag_vq.groundtruth.losses import Losses
 from haag_vq.groundtruth.part import Part, combine
 from haag_vq.groundtruth.tasks import ArrayBlockTask, BlockTask, Search
@@ -51,12 +53,12 @@ class Keeping(Protocol):
         """Where it is kept; None in memory."""
 
     def block(
-        self, task: Callable[..., Part], start: int, stop: int, projection: Projection
+        self, task: Callable[..., Part], span: Span, piece: Span, projection: Projection
     ) -> Callable[..., Any]:
-        """Wrap the task of a block, of a worker that is projected so."""
+        """Wrap the task of a block, rows `span` of a piece, of a worker that is projected so."""
 
-    def merge(self, start: int, stop: int) -> Callable[[Sequence[Any]], Any]:
-        """Make the function that merges the results of blocks which fill ``start:stop``."""
+    def merge(self, piece: Span, start: int, stop: int) -> Callable[[Sequence[Any]], Any]:
+        """Make the function that merges results of a piece's blocks that fill ``start:stop``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,12 @@ class InMemory:
         """None."""
 
     def block(
-        self, task: Callable[..., Part], start: int, stop: int, projection: Projection
+        self, task: Callable[..., Part], span: Span, piece: Span, projection: Projection
     ) -> Callable[..., Part]:
         """Leave the task as it is."""
         return task
 
-    def merge(self, start: int, stop: int) -> Callable[[Sequence[Part]], Part]:
+    def merge(self, piece: Span, start: int, stop: int) -> Callable[[Sequence[Part]], Part]:
         """Combine parts."""
         return self._combine
 
@@ -212,20 +214,18 @@ class Runner:
         )
         target = self._inputs.target
         made = self._of_source if isinstance(target, VectorSource) else self._of_array
-        branches = made(target, pieces, search)
-        return [
-            Branch(
-                [
-                    Leaf(
-                        keeping.block(leaf.task, leaf.start, leaf.stop, self.projection),
-                        *_rest(leaf),
-                    )
-                    for leaf in leaves
-                ],
-                keeping.merge,
-            )
-            for leaves in branches
-        ]
+        branches = []
+        for leaves in made(target, pieces, search):
+            piece = (leaves[0].start, leaves[-1].stop)
+            kept = [
+                replace(
+                    leaf,
+                    task=keeping.block(leaf.task, (leaf.start, leaf.stop), piece, self.projection),
+                )
+                for leaf in leaves
+            ]
+            branches.append(Branch(kept, partial(keeping.merge, piece)))
+        return branches
 
     def _of_source(
         self, source: VectorSource, pieces: Sequence[Piece], search: Search
@@ -279,10 +279,6 @@ class Runner:
         if run_dir is None and client is not None and not _is_local(client):
             run_dir = os.getcwd()
         return graph.spilled(xq, run_dir)
-
-
-def _rest(leaf: Leaf) -> tuple[int, int, Any]:
-    return leaf.start, leaf.stop, leaf.inputs
 
 
 def _is_local(client: Any) -> bool:

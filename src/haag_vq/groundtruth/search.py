@@ -142,7 +142,7 @@ def ground_truth(
     truths = []
     for end in inputs.ends:
         part = parts[end]
-        run = RunReport(runner.n_blocks, seconds, runner.projection, peak, part.tally, n_reused)
+        run = RunReport(runner.n_blocks, seconds, runner.projection, peak, n_reused)
         fingerprint = inputs.fingerprint(0, end, identity)
         truths.append(answer(inputs.question, part, fingerprint, own_rows(inputs), run))
     return truths[0] if prefixes is None else truths
