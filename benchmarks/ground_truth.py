@@ -7,7 +7,8 @@ Clustered unit vectors, stored as one float16 .npy in the page cache; squared l2
 way has a process of its own that lives through all runs, and answers 100 queries, untimed, before
 each (its buffers are warm, however long the others took); the runs of the ways take turns, and
 medians are shown. GFLOP/s count 2 · queries · rows · dimensions, whatever a way really computes.
-Only the last way reads the file while it is timed; the others have the base in memory as float32.
+Only haag_vq reads the file while it is timed; the others have the base in memory as float32. Its
+memory is that of its two processes together.
 
     sgemm Q@Xᵀ, X@Qᵀ   NumPy's matrix product alone, in slabs of 1 GiB: the limit
     faiss              IndexFlatL2: add and search, as installed
@@ -169,7 +170,7 @@ def serve(way: str, base: Path, queries: Path, k: int) -> None:
                 client.run(multiply_whole)
 
             def peak() -> int:
-                return int(max(client.run(own_peak_bytes).values()))
+                return own_peak_bytes() + int(sum(client.run(own_peak_bytes).values()))
 
         run = WAYS[way](base, len(xq), k)
         for _ in sys.stdin:

@@ -35,16 +35,22 @@ class Job:
     k: int
     n_queries: int
     chunk: str
+    """"" where the search chooses."""
     workers: int = 1
     limit: int | None = None
+    memory_limit: str = ""
+    """Of a worker; "" for a share of the machine."""
 
 
-# File, dimension, stored type; the rows follow from --mib, bytes of the vectors as float32.
+USUAL_MIB = 600
+
+# File, dimension, stored type, rows. --mib asks for more or fewer rows of all alike.
 DATA = {
-    "npy-1536": ("x1536.npy", 1536, "float16"),
-    "parquet-1536": ("x1536.parquet", 1536, "float64"),
-    "fbin-384": ("x384.fbin", 384, None),
-    "npy-384": ("x384.npy", 384, "float16"),
+    "npy-1536": ("x1536.npy", 1536, "float16", 102_400),
+    "parquet-1536": ("x1536.parquet", 1536, "float64", 102_400),
+    "fbin-384": ("x384.fbin", 384, None, 409_600),
+    "npy-384": ("x384.npy", 384, "float16", 409_600),
+    "npy-64": ("x64.npy", 64, "float16", 5_000_000),
 }
 
 JOBS = (
@@ -66,6 +72,7 @@ JOBS = (
     Job("npy-384", "l2", 100, 2000, "32MiB", 2, 150_000),
     Job("npy-384", "cosine", 100, 10000, "32MiB", 1, 60_000),
     Job("npy-384", "l2", 100, 10000, "16MiB", 2, 60_000),
+    Job("npy-64", "l2", 1000, 1000, "", memory_limit="1GB"),
 )
 
 
@@ -74,27 +81,32 @@ def haag_vq(*words: str) -> dict[str, Any]:
     return run_json([sys.executable, "-m", "haag_vq.cli", *words, "--json", "--quiet"])
 
 
-def generate(home: Path, names: Sequence[str], base_bytes: int) -> None:
+def generate(home: Path, names: Sequence[str], mib: int) -> None:
     """Export the data that jobs need, if it is not there."""
     for name in names:
-        file, dim, dtype = DATA[name]
+        file, dim, dtype, n_rows = DATA[name]
         if not (home / file).exists():
             note(f"writing {file}")
-            made = f"synthetic:{base_bytes // (4 * dim)}x{dim}"
+            made = f"synthetic:{n_rows * mib // USUAL_MIB}x{dim}"
             kind = ("--dtype", dtype) if dtype else ()
             haag_vq("export", made, str(home / file), *kind)
 
 
 def run_job(home: Path, job: Job) -> dict[str, Any]:
     """Search; returns the command's facts and the job's."""
-    file, dim, _ = DATA[job.data]
+    file = DATA[job.data][0]
     words = ["ground-truth", str(home / file), "--queries", f"sample:{job.n_queries}"]
-    words += ["--k", str(job.k), "--metric", job.metric, "--chunk-size", job.chunk]
+    words += ["--k", str(job.k), "--metric", job.metric]
+    if job.chunk:
+        words += ["--chunk-size", job.chunk]
+    if job.memory_limit:
+        words += ["--memory-limit", job.memory_limit]
     words += ["--workers", str(job.workers), "--out", str(home / "out.npz")]
     if job.limit is not None:
         words += ["--limit", str(job.limit)]
     facts = haag_vq(*words)
-    return {"data": job.data, "chunk": job.chunk, "workers": job.workers, **facts}
+    chunk = job.chunk or f"in {job.memory_limit}"
+    return {"data": job.data, "chunk": chunk, "workers": job.workers, **facts}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -125,7 +137,7 @@ def show(found: dict[str, Any]) -> None:
 def measure(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Generate the data and run the jobs."""
     jobs = [JOBS[i] for i in args.jobs] if args.jobs else list(JOBS)
-    generate(home, sorted({job.data for job in jobs}), args.mib * MIB)
+    generate(home, sorted({job.data for job in jobs}), args.mib)
     found = []
     for i, job in enumerate(jobs):
         note(f"job {i + 1} of {len(jobs)}: {job}")
@@ -138,7 +150,7 @@ def measure(home: Path, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark."""
     args_parser = parser(__doc__)
-    args_parser.add_argument("--mib", type=int, default=600, help="of each base, as float32")
+    args_parser.add_argument("--mib", type=int, default=USUAL_MIB, help="of most bases, as float32")
     args_parser.add_argument("--jobs", type=int, nargs="*", help="numbers of jobs (default: all)")
     args = args_parser.parse_args()
     run_benchmark(args, "haag-vq-memory-", measure, show)

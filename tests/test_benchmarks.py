@@ -78,7 +78,7 @@ def test_planning_ten_thousand_blocks_stays_small(tmp_path: Path) -> None:
     "jobs",
     [
         pytest.param([6], id="parquet"),
-        pytest.param([0, 2, 7, 11, 13], id="more", marks=pytest.mark.slow),
+        pytest.param([0, 2, 7, 11, 13, 18], id="more", marks=pytest.mark.slow),
     ],
 )
 def test_no_worker_passes_its_projection(jobs: list[int], tmp_path: Path) -> None:
@@ -114,6 +114,14 @@ def test_every_way_of_ground_truth_runs(tmp_path: Path) -> None:
     for ways in found.values():
         assert len(ways) == 8
         assert all(run["gflops"] > 0 and run["peak"] > MIB for run in ways.values())
+
+
+def test_the_parts_of_a_search_add_up(tmp_path: Path) -> None:
+    words = ("--rows=20000", "--dim=32", "--queries=20", "--runs=1", "--k=5")
+    took = benchmark("parts.py", tmp_path, *words)["queries"]["20"]
+    parts = {name: seconds for name, seconds in took.items() if name not in ("wall", "cpu")}
+    assert all(parts[name] > 0 for name in ("reading", "norms", "products", "scan", "rescoring"))
+    assert sum(parts.values()) <= took["cpu"]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import pytest
 from haag_vq.cli import main
 from haag_vq.doctor import DoctorReport, doctor
 from haag_vq.errors import InsufficientMemoryError
+from haag_vq.groundtruth import blas
 from haag_vq.groundtruth.openblas import this_cpu
 from haag_vq.memory import Allowance
 from haag_vq.speed import LEAST_ROWS, Speeds, measure_speeds
@@ -38,6 +39,7 @@ def well(report: DoctorReport) -> DoctorReport:
         blas=replace(report.blas, libraries=()),
         n_cores=8,
         n_machine_cores=8,
+        n_search_threads=8,
         variables={"OMP_NUM_THREADS": "8"},
         in_slurm=False,
         memory_limit_bytes=64 << 30,
@@ -70,6 +72,7 @@ sys.exit(code)
 
 def test_what_it_reports_of_this_machine(report: DoctorReport) -> None:
     assert (report.n_cores, report.n_machine_cores) == (len(CORES), os.cpu_count())
+    assert report.n_search_threads == blas.thread_count(None)
     users = [user for library in report.blas.libraries for user in library.users]
     assert sorted(users) == ["FAISS", "NumPy"]
     assert report.variables == {name: os.environ[name] for name in report.variables}

@@ -12,7 +12,7 @@ from importlib.metadata import version
 import psutil
 
 from haag_vq.errors import InsufficientMemoryError
-from haag_vq.groundtruth import engine
+from haag_vq.groundtruth import blas, engine
 from haag_vq.groundtruth.openblas import BlasReport
 from haag_vq.groundtruth.result import software_versions
 from haag_vq.memory import Allowance, format_bytes, machine_memory, n_cores, process_allowance
@@ -43,6 +43,8 @@ class DoctorReport:
     n_cores: int
     """Cores that this process may run on: its affinity."""
     n_machine_cores: int
+    n_search_threads: int
+    """Threads of a search in this process: OMP_NUM_THREADS, or its cores."""
     variables: dict[str, str]
     """Environment variables that are set and change speed or threads."""
     in_slurm: bool
@@ -136,6 +138,7 @@ def doctor(quick: bool = False) -> DoctorReport:
         blas=engine.blas_report(),
         n_cores=n_cores(),
         n_machine_cores=os.cpu_count() or 1,
+        n_search_threads=blas.thread_count(None),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
         in_slurm="SLURM_JOB_ID" in os.environ,
         allowance=allowance,

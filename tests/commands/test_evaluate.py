@@ -71,9 +71,10 @@ def test_a_table_of_recalls(truth: GroundTruth, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("m", "expected"), [(20, ["1", "10"]), (10, ["1", "10"]), (9, ["1"]), (1, ["1"])]
+    ("m", "expected"),
+    [(20, ["1", "10", "20"]), (10, ["1", "10"]), (9, ["1", "9"]), (1, ["1"])],
 )
-def test_the_usual_k_that_there_are(
+def test_the_usual_k_that_there_are_and_the_widest(
     m: int, expected: list[str], truth: GroundTruth, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "r.npy", truth.ids[:, :m])

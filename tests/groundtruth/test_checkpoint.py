@@ -230,13 +230,29 @@ def test_a_directory_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", [None, b"", b"rubbish", "others"])
+def test_damaged_queries_are_written_anew_by_who_has_them(
+    content: bytes | str | None, tmp_path: Path
+) -> None:
+    with opened(tmp_path) as checkpoint:
+        xq = load_queries(checkpoint)[0]
+    path = tmp_path / "queries.npy"
+    path.unlink()
+    if content == "others":
+        np.save(path, xq + 1)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with opened(tmp_path) as checkpoint:
+        assert load_queries(checkpoint)[0].tobytes() == xq.tobytes()
+
+
 @pytest.mark.parametrize("content", [None, b"", b"rubbish", b"\x93NUMPY\x01\x00\x00\x00"])
 def test_queries_that_cannot_be_read_are_told(content: bytes | None, tmp_path: Path) -> None:
     with opened(tmp_path) as checkpoint:
         (tmp_path / "queries.npy").unlink()
         if content is not None:
             (tmp_path / "queries.npy").write_bytes(content)
-        with pytest.raises(DataError, match="queries.npy or query_rows.npy is gone, damaged or not"):
+        with pytest.raises(DataError, match=r"query_rows\.npy is gone, damaged or not"):
             load_queries(checkpoint)
 
 

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from haag_vq.atomic import written_whole
 from haag_vq.errors import DataError, SourceNotFoundError, UsageError, WriteError
-from haag_vq.groundtruth import GroundTruth, check_suffix, load_ground_truth
+from haag_vq.groundtruth import Findings, GroundTruth, check_suffix, load_ground_truth
 from haag_vq.sources import Metric
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import METRICS, pair_of
@@ -395,3 +396,63 @@ def test_only_the_last_of_two_writers_is_kept(tmp_path: Path) -> None:
         second.write_text("second")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ([1], "no JSON object"),
+        ({"n_rows": "abc"}, "'n_rows' is 'abc'; int is needed"),
+        ({"dim": 1.5}, "'dim'"),
+        ({"software": 3}, "'software'"),
+        ({"excluded_self": "yes"}, "'excluded_self'"),
+        ({"findings": {"n_tied": 3}}, "findings are not readable"),
+        ({"findings": {"n_tied": "three"}}, "findings are not readable"),
+        ({"metric": "hamming"}, "'hamming'; l2, cosine, ip are known"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_attributes_that_are_none_are_told(
+    attributes: Any, told: str, suffix: str, tmp_path: Path
+) -> None:
+    path, truth = tmp_path / f"t{suffix}", truth_of("l2")
+    if isinstance(attributes, dict):
+        attributes = {"metric": "l2", **attributes}
+    if suffix == ".npz":
+        np.savez(path, ids=truth.ids, distances=truth.distances, attributes=json.dumps(attributes))
+    else:
+        truth.save(path)
+        with h5py.File(path, "a") as file:
+            file.attrs["haag_vq"] = json.dumps(attributes)
+    with pytest.raises(DataError, match=re.escape(told)) as caught:
+        load_ground_truth(path)
+    assert str(path) in str(caught.value)
+
+
+def test_what_a_later_version_has_found_besides_does_no_harm(tmp_path: Path) -> None:
+    truth = truth_of("l2")
+    found = {**dataclasses.asdict(Findings(0.5, 1, 2, 3, 4)), "n_novelties": 5}
+    attributes = json.dumps({"metric": "l2", "findings": found, "novelty": [1]})
+    path = tmp_path / "t.npz"
+    np.savez(path, ids=truth.ids, distances=truth.distances, attributes=attributes)
+    assert load_ground_truth(path).findings == Findings(0.5, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (7, 0)])
+@pytest.mark.parametrize("suffix", [".npz", ".ibin"])
+def test_a_truth_of_nothing_is_refused(shape: tuple[int, int], suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".npz":
+        np.savez(path, ids=np.zeros(shape, np.int64), distances=np.zeros(shape))
+    else:
+        path.write_bytes(struct.pack("<II", *shape))
+    with pytest.raises(DataError, match="no truth of anything"):
+        load_ground_truth(path, "l2")
+
+
+@pytest.mark.parametrize("n", [0, 7])
+def test_an_ibin_without_a_whole_header_is_told(n: int, tmp_path: Path) -> None:
+    path = tmp_path / "t.ibin"
+    path.write_bytes(bytes(n))
+    with pytest.raises(DataError, match=f"truncated: .* 8 bytes, the file has {n}"):
+        load_ground_truth(path, "l2")

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dask
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import GroundTruth, ground_truth, merge_checkpoint, search_rows
-from haag_vq.groundtruth.intervals import (
-    interval_path,
-    list_intervals,
-    read_interval,
-    write_interval,
-)
+from haag_vq.groundtruth.intervals import interval_path, list_intervals
 from haag_vq.sources import ArraySource
 from tests.groundtruth import oracle
 from tests.groundtruth.cases import rows_of
@@ -97,29 +90,3 @@ def test_whatever_was_done_before_a_run_ends_and_is_right(
         assert len(source.reads()) == n_read
         for truth in merge_checkpoint(home, prefixes=prefixes):
             assert_is_truth(truth, x)
-
-
-def test_a_prefix_that_the_files_do_not_prove_is_refused_with_what_would(tmp_path: Path) -> None:
-    home = tmp_path / "kept"
-    with dask.config.set(scheduler="sync"):
-        for rows in ((0, 150), (150, N)):
-            search_rows(ArraySource(LAST_NEAREST), XQ, K, rows=rows, **kept(home, 10_000))
-        # As if the second had been searched before the first, by one process.
-        found = read_interval(home, (0, 150))
-        assert found is not None
-        part, fingerprint = found
-        part = replace(
-            part,
-            keys=part.keys[:, :1],
-            ids=part.ids[:, :1],
-            hashes=part.hashes[:, :1],
-            frontier=part.keys[:, 0],
-            frontier_ids=part.ids[:, 0],
-        )
-        write_interval(home, (0, 150), part, fingerprint)
-        assert_is_truth(merge_checkpoint(home)[0], LAST_NEAREST)
-        with pytest.raises(UsageError, match=r"6 of 6 queries .*first 150 rows.*--prefixes 150"):
-            merge_checkpoint(home, prefixes=[150])
-        ground_truth(ArraySource(LAST_NEAREST), XQ, K, prefixes=[150], **kept(home, 10_000))
-        for truth in merge_checkpoint(home, prefixes=[150, None]):
-            assert_is_truth(truth, LAST_NEAREST)

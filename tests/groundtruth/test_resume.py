@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from haag_vq import GroundTruth, connect, ground_truth, merge_checkpoint, search_rows
-from haag_vq.errors import CertificateError, DataError, UsageError
+from haag_vq.errors import DataError, UsageError
 from haag_vq.groundtruth import ondisk, resume
 from haag_vq.groundtruth.blocks import MERGE_WIDTH
+from haag_vq.groundtruth.checkpoint import Checkpoint
 from haag_vq.groundtruth.intervals import interval_path, list_intervals, write_interval
 from haag_vq.sources import ArraySource, ConcatSource, VectorSource
 from tests.cluster.gated import GatedSource, readers
 from tests.groundtruth import oracle
-from tests.groundtruth.cases import METRICS, metrics, pair_of
+from tests.groundtruth.cases import METRICS, metrics, pair_of, rows_of
 from tests.groundtruth.stored import made_part
 from tests.support.counting import CountingSource
 from tests.support.waiting import wait_until
@@ -175,10 +176,15 @@ def test_rows_left_out_for_rows_behind_a_prefix_are_found_again(
                 base.source(), base.xq, K, rows=rows, checkpoint=tmp_path / "run", chunk_size=CHUNK
             )
     base.reads()
-    with pytest.raises(CertificateError):
+    with pytest.raises(UsageError, match=r"9 of 9 queries .*first 1,500 rows.*--prefixes 1500"):
         merge_checkpoint(tmp_path / "run", prefixes=[1500])
     base.check(base.search(tmp_path / "run", 1500), 1500)
     assert sum(base.reads()) > 0
+    # What was found is kept.
+    base.check(base.search(tmp_path / "run", 1500), 1500)
+    assert sum(base.reads()) == 0
+    for truth in merge_checkpoint(tmp_path / "run", prefixes=[1500, None]):
+        base.check(truth, truth.n_rows)
     base.check(base.search(tmp_path / "run"))
 
 
@@ -347,3 +353,19 @@ def test_a_refused_base_leaves_no_mark(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another base"):
         wrong.search(tmp_path / "run")
     base.check(base.search(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", ["normal", "mixture"])
+def test_all_levels_of_merges_fit_the_projected_space(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most there ever is: nothing is tidied away."""
+    x, xq = rows_of(kind, 4000, 8, 1), rows_of(kind, 50, 8, 2)
+    projected: list[int] = []
+    monkeypatch.setattr(Checkpoint, "check_space", lambda self, n: projected.append(n))
+    monkeypatch.setattr(Checkpoint, "tidy", lambda self: None)
+    with dask.config.set(scheduler="sync"):
+        ground_truth(x, xq, 40, checkpoint=tmp_path, chunk_size=40 * 8 * 4)
+    taken = sum(path.stat().st_size for path in tmp_path.glob("*.part"))
+    assert len(list(tmp_path.glob("*.part"))) > 130
+    assert taken <= projected[0] < 3 * taken

@@ -84,6 +84,7 @@ def _machine(report: DoctorReport) -> Rows:
         ("CPU", cpu.model),
         ("instructions", " ".join(cpu.flags) or "not told by this system"),
         ("cores", f"{report.n_cores} of the machine's {report.n_machine_cores}"),
+        ("threads", f"{report.n_search_threads} of a search"),
         *libraries,
         ("variables", variables or "none that matter"),
         (
