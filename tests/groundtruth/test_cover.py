@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haag_vq.groundtruth.cover import Span, cover, cut_at, mergeable, needed, served
+from haag_vq.groundtruth.cover import Span, cover, cut_at, mergeable, needed, served, superseded
 
 ENDS = st.integers(0, 14)
 SPANS = st.lists(st.tuples(ENDS, st.integers(1, 14)).map(lambda s: (s[0], s[0] + s[1])), max_size=7)
@@ -102,3 +102,19 @@ def test_a_block_is_there_if_a_file_within_its_piece_has_it(
     for a, b in combinations(range(piece[0], piece[1] + 1), 2):
         rows = set(range(a, b))
         assert served((a, b), spans, piece) == any(rows <= set(range(*s)) for s in within)
+
+
+@given(SPANS, SPANS)
+def test_while_pieces_are_filled_only_what_was_merged_in_them_goes(
+    spans: list[Span], some: list[Span]
+) -> None:
+    pieces = cut_at(some, [])
+    gone = superseded(spans, pieces)
+    assert sorted(gone) == sorted(
+        {
+            s
+            for s in spans
+            for start, stop in pieces
+            if any(t != s and start <= t[0] <= s[0] and s[1] <= t[1] <= stop for t in spans)
+        }
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dask
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from haag_vq.errors import UsageError
-from haag_vq.groundtruth import GroundTruth, ground_truth, merge_checkpoint, search_rows
+from haag_vq.groundtruth import GroundTruth, ground_truth, merge_checkpoint, resume, search_rows
 from haag_vq.groundtruth.intervals import interval_path, list_intervals
 from haag_vq.sources import ArraySource
 from tests.groundtruth import oracle
@@ -73,7 +74,12 @@ def test_whatever_was_done_before_a_run_ends_and_is_right(
     steps: list[tuple[Any, ...]], last_nearest: bool, prefix: int, chunk: int
 ) -> None:
     x = LAST_NEAREST if last_nearest else BASE
-    with tempfile.TemporaryDirectory() as directory, dask.config.set(scheduler="sync"):
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        dask.config.set(scheduler="sync"),
+        # Tidied whenever a block is done.
+        patch.object(resume, "TIDY_SECONDS", 0.0),
+    ):
         home, log = Path(directory) / "kept", Path(directory) / "log"
         for step in steps:
             try:

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from haag_vq.atomic import written_whole
 from haag_vq.errors import DataError, UsageError, WriteError
 from haag_vq.groundtruth.attempts import note_paths
-from haag_vq.groundtruth.cover import cover, needed
+from haag_vq.groundtruth.cover import cover, needed, superseded
 from haag_vq.groundtruth.intervals import Span, interval_path, list_intervals, read_interval
 from haag_vq.groundtruth.lock import briefly_alone, locked
 from haag_vq.groundtruth.manifest import (
@@ -128,13 +128,20 @@ class Checkpoint:
     def tidy(self) -> None:
         """Remove intervals that no cut needs, notes of finished rows, and temporary files.
 
-        Only for who holds the lock alone.
+        Only for who holds the lock alone, while nobody searches.
         """
-        finished = self.spans()
-        furthest = max((stop for _, stop in finished), default=0)
-        kept = needed(finished, {*self.manifest.cuts, furthest})
-        for span in set(finished) - kept:
+        spans = self.spans()
+        furthest = max((stop for _, stop in spans), default=0)
+        self._remove(set(spans) - needed(spans, {*self.manifest.cuts, furthest}))
+
+    def tidy_meanwhile(self, pieces: Sequence[Span]) -> None:
+        """Remove what was merged of pieces that are being searched, and the rest as `tidy` does."""
+        self._remove(superseded(self.spans(), pieces))
+
+    def _remove(self, spans: Iterable[Span]) -> None:
+        for span in spans:
             interval_path(self.directory, span).unlink(missing_ok=True)
+        kept = self.spans()
         for (start, stop), path in note_paths(self.directory):
             clipped = [(max(a, start), min(b, stop)) for a, b in kept]
             if not cover(clipped, start, stop)[1]:

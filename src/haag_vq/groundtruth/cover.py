@@ -66,6 +66,24 @@ def needed(spans: Sequence[Span], cuts: Iterable[int]) -> set[Span]:
     return {span for cut in cuts for span in cover(spans, 0, cut)[0]}
 
 
+def superseded(spans: Iterable[Span], pieces: Sequence[Span]) -> list[Span]:
+    """List the spans that lie inside another one of the same piece: they were merged into it.
+
+    Pieces are disjoint and ascending. While they are filled, nothing else may go: what serves a
+    cut best may change with each file that is added, but the run has planned with what there was.
+    """
+    starts = [start for start, _ in pieces]
+    found, piece, furthest = [], -1, -1
+    for a, b in sorted(set(spans), key=lambda s: (s[0], -s[1])):
+        at = bisect_right(starts, a) - 1
+        if at < 0 or b > pieces[at][1]:
+            continue
+        if at == piece and b <= furthest:
+            found.append((a, b))
+        piece, furthest = at, max(b, furthest)
+    return found
+
+
 def mergeable(spans: Sequence[Span], cuts: Sequence[int]) -> list[list[Span]]:
     """List the runs of spans, one after the other, of which one can be made.
 

@@ -57,7 +57,8 @@ def search(
         spans = [span for span in checkpoint.spans() if span[1] <= max(inputs.ends)]
         pieces = plan_pieces(inputs.ends, spans, checkpoint.manifest.cuts)
         keeping = OnDisk(checkpoint, runner.width, runner.n_workers, fingerprint_of)
-        runner.search(pieces, keeping, tick=_Tidying(checkpoint))
+        tidying = _Tidying(checkpoint, [(piece.start, piece.stop) for piece in pieces])
+        runner.search(pieces, keeping, tick=tidying)
         n_reused = max(inputs.ends) - sum(piece.stop - piece.start for piece in pieces)
         compact(checkpoint, max(inputs.ends), keeping)
         parts = {end: _part_of(inputs, runner, keeping, end) for end in set(inputs.ends)}
@@ -151,11 +152,12 @@ def _part_of(inputs: Inputs, runner: Runner, keeping: OnDisk, end: int) -> Part:
 class _Tidying:
     """Tidies a checkpoint when called, but not more often than every `TIDY_SECONDS`."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, pieces: list[Span]) -> None:
         self._checkpoint = checkpoint
+        self._pieces = pieces
         self._next = time.monotonic() + TIDY_SECONDS
 
     def __call__(self) -> None:
         if time.monotonic() >= self._next:
-            self._checkpoint.tidy()
+            self._checkpoint.tidy_meanwhile(self._pieces)
             self._next = time.monotonic() + TIDY_SECONDS
