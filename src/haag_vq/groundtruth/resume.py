@@ -103,7 +103,7 @@ def plan_pieces(
 
 
 def compact(checkpoint: Checkpoint, n_rows: int, keeping: OnDisk) -> None:
-    """Make one interval of those that lie between two cuts, and tidy up."""
+    """Make one interval of those that follow one another and meet at no cut, and tidy up."""
     checkpoint.tidy()
     cuts = [cut for cut in checkpoint.manifest.cuts if cut <= n_rows]
     for run in mergeable(checkpoint.spans(), cuts):
