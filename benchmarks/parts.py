@@ -4,8 +4,9 @@
                                [--runs 3] [--data DIR] [--json]
 
 The job of `ground_truth.py`, block by block in one process without Dask, on two threads. Each
-part's CPU time is its threads' own, so that what waits costs nothing; medians of the runs, the
-first of which warms the buffers and does not count.
+part's CPU time is that of the thread that does it (FAISS's helpers in the opening count in the
+rest), so that what waits costs nothing; medians of the runs, of which the first, that warms the
+buffers, does not count.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from haag_vq.errors import DataError, HaagVQError, UsageError, WriteError
+from haag_vq.groundtruth.attempts import attempted, note_paths
 from haag_vq.groundtruth.checkpoint import (
     STALE_SECONDS,
     Checkpoint,
@@ -230,7 +231,7 @@ def test_a_directory_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [None, b"", b"rubbish", "others"])
+@pytest.mark.parametrize("content", [None, b"", b"rubbish", "others", "float64"])
 def test_damaged_queries_are_written_anew_by_who_has_them(
     content: bytes | str | None, tmp_path: Path
 ) -> None:
@@ -240,9 +241,14 @@ def test_damaged_queries_are_written_anew_by_who_has_them(
     path.unlink()
     if content == "others":
         np.save(path, xq + 1)
+    elif content == "float64":
+        np.save(path, xq.astype(np.float64))
     elif isinstance(content, bytes):
         path.write_bytes(content)
     with opened(tmp_path) as checkpoint:
+        # Not before it is known that the base is the job's.
+        assert path.exists() == (content is not None)
+        checkpoint.accept()
         assert load_queries(checkpoint)[0].tobytes() == xq.tobytes()
 
 
@@ -298,11 +304,22 @@ def test_intervals_outside_the_rows_asked_are_left_alone(tmp_path: Path) -> None
         assert len(checkpoint.spans()) == 4
 
 
-def test_tidying_removes_what_lies_inside_another_between_two_cuts(tmp_path: Path) -> None:
+def test_tidying_removes_what_no_cut_needs(tmp_path: Path) -> None:
     with opened(tmp_path, question(cuts=(50, 100))) as checkpoint:
         store(tmp_path, (0, 10), (10, 50), (0, 50), (40, 60), (45, 50), (50, 60), (90, 120))
         checkpoint.tidy()
         assert checkpoint.spans() == [(0, 50), (50, 60), (90, 120)]
+
+
+def test_notes_of_rows_that_only_an_interval_over_a_cut_has_stay(tmp_path: Path) -> None:
+    with opened(tmp_path, question(cuts=(50, 100))) as checkpoint:
+        store(tmp_path, (0, 100))
+        with (
+            attempted(str(tmp_path), (10, 20), 1, ""),
+            attempted(str(tmp_path), (60, 70), 1, ""),
+        ):
+            checkpoint.tidy_meanwhile([(0, 50)])
+            assert [span for span, _ in note_paths(tmp_path)] == [(10, 20)]
 
 
 def test_tidying_removes_what_killed_writers_have_left(tmp_path: Path) -> None:

@@ -22,7 +22,12 @@ from haag_vq.errors import DataError, UsageError
 from haag_vq.groundtruth import ondisk, resume
 from haag_vq.groundtruth.blocks import MERGE_WIDTH
 from haag_vq.groundtruth.checkpoint import Checkpoint
-from haag_vq.groundtruth.intervals import interval_path, list_intervals, write_interval
+from haag_vq.groundtruth.intervals import (
+    interval_path,
+    list_intervals,
+    read_interval,
+    write_interval,
+)
 from haag_vq.sources import ArraySource, ConcatSource, VectorSource
 from tests.cluster.gated import GatedSource, readers
 from tests.groundtruth import oracle
@@ -178,14 +183,35 @@ def test_rows_left_out_for_rows_behind_a_prefix_are_found_again(
     base.reads()
     with pytest.raises(UsageError, match=r"9 of 9 queries .*first 1,500 rows.*--prefixes 1500"):
         merge_checkpoint(tmp_path / "run", prefixes=[1500])
-    base.check(base.search(tmp_path / "run", 1500), 1500)
+    truth = base.search(tmp_path / "run", 1500)
+    base.check(truth, 1500)
     assert sum(base.reads()) > 0
+    # Each row is scored twice at most: what was there already counts once.
+    assert truth.tally is not None
+    assert truth.tally.n_scored < 2 * 1500 * len(base.xq)
     # What was found is kept.
     base.check(base.search(tmp_path / "run", 1500), 1500)
     assert sum(base.reads()) == 0
     for truth in merge_checkpoint(tmp_path / "run", prefixes=[1500, None]):
         base.check(truth, truth.n_rows)
     base.check(base.search(tmp_path / "run"))
+
+
+def test_an_interval_that_is_lost_while_a_prefix_is_proven_is_searched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Base(tmp_path, kind="normal")
+    base.x[:] = base.x[np.argsort(oracle.distances(base.x, base.xq, "l2").min(axis=0))[::-1]]
+    with monkeypatch.context() as patch:
+        patch.setattr("haag_vq.groundtruth.rows.Search", _same_job)
+        for rows in ((1500, N), (0, 700), (700, 1500)):
+            search_rows(base.source(), base.xq, K, rows=rows, checkpoint=tmp_path / "run")
+    read = read_interval
+    monkeypatch.setattr(resume, "compact", lambda *_: None)
+    monkeypatch.setattr(
+        resume, "read_interval", lambda home, span: None if span == (0, 700) else read(home, span)
+    )
+    base.check(base.search(tmp_path / "run", 1500), 1500)
 
 
 def _same_job(job: str, *rest: Any) -> Any:

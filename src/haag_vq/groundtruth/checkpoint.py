@@ -61,10 +61,17 @@ _TEMPORARY = (
 class Checkpoint:
     """An open checkpoint; `open_checkpoint` makes one."""
 
-    def __init__(self, directory: Path, manifest: Manifest, commit: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        commit: str = "",
+        queries: tuple[F32, I64 | None] | None = None,
+    ) -> None:
         self.directory = directory
         self.manifest = manifest
         self._commit = commit
+        self._queries = queries
 
     def spans(self) -> list[Span]:
         """List the rows of the finished intervals, from the directory alone."""
@@ -124,6 +131,8 @@ class Checkpoint:
             if manifest != known:
                 write_manifest(self.directory, manifest)
             self.manifest = manifest
+            if self._queries is not None:
+                _keep_queries(self.directory, *self._queries)
 
     def tidy(self) -> None:
         """Remove intervals that no cut needs, notes of finished rows, and temporary files.
@@ -142,9 +151,12 @@ class Checkpoint:
         for span in spans:
             interval_path(self.directory, span).unlink(missing_ok=True)
         kept = self.spans()
+        # Rows that some cut lacks are not finished, though an interval over it may have them.
+        lacking = [gap for cut in self.manifest.cuts for gap in cover(kept, 0, cut)[1]]
         for (start, stop), path in note_paths(self.directory):
             clipped = [(max(a, start), min(b, stop)) for a, b in kept]
-            if not cover(clipped, start, stop)[1]:
+            missing = [*lacking, *cover(clipped, start, stop)[1]]
+            if not any(a < stop and start < b for a, b in missing):
                 path.unlink(missing_ok=True)
         for path in (path for pattern in _TEMPORARY for path in self.directory.glob(pattern)):
             try:
@@ -215,7 +227,7 @@ def open_checkpoint(
         # Tasks that share the directory begin at once: one makes it, the others find it made.
         with briefly_alone(home):
             manifest = _entered(home, asked, xq, query_rows, is_alone)
-        yield Checkpoint(home, manifest, asked.commit)
+        yield Checkpoint(home, manifest, asked.commit, (xq, query_rows))
 
 
 @contextmanager
@@ -272,9 +284,7 @@ def _entered(
         try:
             # Written when the intervals have been looked at (`accept`): a base that is refused
             # then must not have left its mark.
-            manifest = agreed(home, known, asked)
-            _keep_queries(home, xq, query_rows)
-            return manifest
+            return agreed(home, known, asked)
         except UsageError:
             # A job that ended before it had finished anything is nobody's loss.
             if list_intervals(home) or not is_alone():
@@ -302,7 +312,7 @@ def _keep_queries(home: Path, xq: F32, query_rows: I64 | None) -> None:
             continue
         try:
             found = np.load(home / name, allow_pickle=False)
-            if name == "query_rows.npy" or np.array_equal(found, array):
+            if found.dtype == array.dtype and found.tobytes() == array.tobytes():
                 continue
         except (OSError, ValueError, EOFError):
             pass

@@ -6,6 +6,7 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from haag_vq.groundtruth.intervals import Span, read_interval, write_interval
 from haag_vq.groundtruth.losses import settle
 from haag_vq.groundtruth.manifest import Manifest
 from haag_vq.groundtruth.ondisk import OnDisk, read_all, tagged
-from haag_vq.groundtruth.part import Part, combine, replaced, select, uncertified
+from haag_vq.groundtruth.part import Part, Tally, combine, replaced, select, uncertified
 from haag_vq.groundtruth.result import software_versions
 from haag_vq.groundtruth.runner import InMemory, Piece, Runner
 from haag_vq.sources import VectorSource
@@ -62,6 +63,7 @@ def search(
         n_reused = max(inputs.ends) - sum(piece.stop - piece.start for piece in pieces)
         compact(checkpoint, max(inputs.ends), keeping)
         parts = {end: _part_of(inputs, runner, keeping, end) for end in set(inputs.ends)}
+        checkpoint.tidy()
     return parts, max(0, n_reused)
 
 
@@ -136,15 +138,23 @@ def _part_of(inputs: Inputs, runner: Runner, keeping: OnDisk, end: int) -> Part:
         kth = part.keys[wrong, inputs.question.width - 1]
     for span in chosen:
         found = read_interval(directory, span)
-        if found is not None:
-            of_wrong = select(found[0], wrong)
-            if np.any((of_wrong.frontier < kth) | ((of_wrong.frontier == kth) & np.isfinite(kth))):
-                short.append(Piece(*span, 0))
-            else:
-                sound.append(of_wrong)
+        # What it took is counted with the others already.
+        of_wrong = found and replace(select(found[0], wrong), tally=Tally())
+        if of_wrong is None or np.any(
+            (of_wrong.frontier < kth) | ((of_wrong.frontier == kth) & np.isfinite(kth))
+        ):
+            short.append(Piece(*span, 0))
+        else:
+            sound.append(of_wrong)
     runner.on_disk = False
     redone = runner.search(short, InMemory(runner.width), inputs.question.xq[wrong])
-    mended = replaced(part, wrong, combine([*sound, *redone], runner.width))
+    again = combine([*sound, *redone], runner.width)
+    if again.n_rows != part.n_rows:
+        raise CertificateError(
+            f"{again.n_rows:,} of {part.n_rows:,} rows were searched again for {len(wrong):,} "
+            "queries. This is a fault of the program; please report it."
+        )
+    mended = replaced(part, wrong, again)
     write_interval(checkpoint.directory, (0, end), mended, keeping.fingerprint_of(0, end))
     return mended
 

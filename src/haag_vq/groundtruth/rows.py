@@ -207,7 +207,7 @@ def merge_checkpoint(
             part = read_all(str(opened.directory), chosen, question.width, question.tag)
             n_wrong = int(uncertified(part, question.width).sum())
             if n_wrong:
-                raise UsageError(_unproven(opened, n_wrong, len(xq), end))
+                raise UsageError(_unproven(opened, n_wrong, question, end))
             whole = end == manifest.n_rows
             fingerprint = manifest.base_fingerprint if whole else ""
             truths.append(answer(question, part, fingerprint, is_own, None))
@@ -228,12 +228,12 @@ def _own_rows(opened: Checkpoint, query_rows: Any, exclude_self: bool) -> IsOwn 
     return lambda queries, ids: ids == query_rows[queries]
 
 
-def _unproven(opened: Checkpoint, n_wrong: int, nq: int, end: int) -> str:
+def _unproven(opened: Checkpoint, n_wrong: int, question: Question, end: int) -> str:
     return (
-        f"{n_wrong:,} of {nq:,} queries are not proven for the first {end:,} rows: rows were left "
-        "out for nearer ones that come after these. To search them again for those queries, which "
-        f"takes the base: `haag-vq ground-truth SOURCE … --prefixes {end} --checkpoint "
-        f"{opened.directory}` with the job's own queries and metric."
+        f"{n_wrong:,} of {len(question.xq):,} queries are not proven for the first {end:,} rows: "
+        "rows were left out for nearer ones that come after these. To search them again for those "
+        f"queries, which takes the base: `haag-vq ground-truth SOURCE … --k {question.k} "
+        f"--prefixes {end} --checkpoint {opened.directory}` with the job's own queries and metric."
     )
 
 

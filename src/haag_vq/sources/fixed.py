@@ -187,7 +187,7 @@ class FixedRowSource(VectorSource):
         """Yield memory for each piece that is held at once in a read of `n_rows`."""
         shape = (n_piece_rows, self.dim)
         n_bytes = math.prod(shape) * self.dtype.itemsize
-        if self._is_remote or n_bytes > PIECE_BYTES:
+        if self._is_remote or not 0 < n_bytes <= PIECE_BYTES:
             # A read's own: what fetches may go on writing for a while after an interrupt.
             n = min(N_PIECES, -(-n_rows // self._piece_rows)) if self._is_remote else 1
             yield [np.empty(shape, self.dtype) for _ in range(n)]
