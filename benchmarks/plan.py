@@ -104,7 +104,7 @@ def show(found: dict[str, Any]) -> None:
 def measure(home: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Calibrate, generate the data, plan and run the jobs."""
     jobs = [JOBS[i] for i in args.jobs] if args.jobs else list(JOBS)
-    generate(home, sorted({job.data for job in jobs}), args.mib * MIB)
+    generate(home, sorted({job.data for job in jobs}), args.mib)
     if not args.rates_kept:
         note("calibrating")
         haag_vq("doctor", "--calibrate", str(home))
