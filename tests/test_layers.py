@@ -15,6 +15,7 @@ PACKAGE = Path(haag_vq.__file__).parent
 # A part may import parts of a lower rank. What is not listed has no place yet: give it one.
 RANKS = {
     "errors": 0,
+    "parsing": 0,
     "atomic": 1,
     "tempdirs": 1,
     "inflight": 1,

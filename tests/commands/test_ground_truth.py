@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from haag_vq import load_ground_truth, open_dataset
 from haag_vq.groundtruth.intervals import list_intervals
+from haag_vq.groundtruth.lock import locked
 from tests.commands.searching import (
     BASES,
     DIM,
@@ -171,6 +172,20 @@ def test_neighbours_beside_the_query_itself_must_be_there(home: Path) -> None:
     # Of queries 3 to 7 all rows but their own; of the others all but the last.
     assert sorted(truth.ids[0].tolist()) == sorted({*range(N)} - {3})
     assert np.isfinite(truth.distances).all()
+
+
+def test_what_cannot_be_is_told_before_workers_are_asked_for(home: Path) -> None:
+    # Whoever asks for the workers of this profile is told that there is none.
+    none_such = ("--cluster", "none-such", "--out", "t.npz", "--checkpoint", "kept")
+    (home / "kept").mkdir()
+
+    def told(*argv: object) -> Told:
+        return ended(program(*search(*none_such, *argv)))
+
+    told("--k", N + 1).refused(2, f"k={N + 1:,}")
+    with locked(home / "kept", True):
+        told().refused(2, "in use")
+    told().refused(2, "none-such")
 
 
 # --- facts ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from haag_vq.errors import UsageError, WriteError
-from haag_vq.groundtruth.lock import briefly_alone, locked
+from haag_vq.groundtruth.lock import briefly_alone, check_free, locked
 
 HOLDER = """
 import sys, time
@@ -58,6 +58,18 @@ def test_one_alone_or_several_beside_each_other(tmp_path: Path) -> None:
         # The one that was refused holds nothing.
         with locked(tmp_path, False):
             pass
+    with locked(tmp_path, True):
+        pass
+
+
+def test_a_look_is_refused_by_a_run_and_leaves_nothing(tmp_path: Path) -> None:
+    check_free(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path, True), pytest.raises(UsageError, match="in use by process"):
+        check_free(tmp_path)
+    with locked(tmp_path, False):
+        check_free(tmp_path)
+    check_free(tmp_path)
     with locked(tmp_path, True):
         pass
 

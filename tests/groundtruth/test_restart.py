@@ -24,14 +24,16 @@ N_KILLS = 10
 LONGEST_SECONDS = 120
 
 
-def start(base: Path, out: Path, checkpoint: Path) -> subprocess.Popen[str]:
-    """The real command line with two real workers, in a session of its own."""
+def start(
+    base: Path, out: Path, checkpoint: Path, n_workers: int = 2, chunk: str = "512KiB"
+) -> subprocess.Popen[str]:
+    """The real command line with real workers, in a session of its own."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "haag_vq.cli", "ground-truth", str(base)),
-            *("--queries", "sample:2500", "--k", "20", "--metric", "cosine", "--workers", "2"),
-            *("--chunk-size", "512KiB", "--checkpoint", str(checkpoint), "--out", str(out)),
-            *("--quiet", "--json"),
+            *("--queries", "sample:2500", "--k", "20", "--metric", "cosine"),
+            *("--workers", str(n_workers), "--chunk-size", chunk, "--quiet", "--json"),
+            *("--checkpoint", str(checkpoint), "--out", str(out)),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -81,7 +83,8 @@ def test_a_run_killed_ten_times_goes_on_where_it_was(tmp_path: Path) -> None:
     for _ in range(N_KILLS):
         before = n_finished(checkpoint)
         wanted = before + moments.randint(1, N_ROWS // (N_KILLS + 2))
-        run = start(base, tmp_path / "resumed.npz", checkpoint)
+        chunk = f"{moments.randint(300, 700)}KiB"
+        run = start(base, tmp_path / "resumed.npz", checkpoint, moments.randint(1, 3), chunk)
         deadline = time.monotonic() + LONGEST_SECONDS
         while n_finished(checkpoint) < wanted and run.poll() is None:
             assert time.monotonic() < deadline

@@ -301,14 +301,16 @@ def test_an_array_needs_an_identity(tmp_path: Path) -> None:
         ground_truth(array, base.xq, K, checkpoint=tmp_path / "run", identity="other")
 
 
-def test_workers_keep_what_they_finish(tmp_path: Path) -> None:
+def test_other_numbers_of_processes_go_on_from_one_another(tmp_path: Path) -> None:
+    """A job of one process, then of three, with other blocks: each row is read once."""
     base = Base(tmp_path)
-    source: VectorSource = base.source()
-    with connect("local", jobs=2):
-        truth = ground_truth(source, base.xq, K, checkpoint=tmp_path / "run", chunk_size=CHUNK)
-        base.check(truth)
+    for n_rows, n_workers, block_rows in ((900, 1, 150), (N, 3, 64)):
+        with connect("local", jobs=n_workers):
+            truth = base.search(tmp_path / "run", n_rows, chunk_size=4 * DIM * block_rows)
+        base.check(truth, n_rows)
+        assert list_intervals(tmp_path / "run")[-1][1] == n_rows
+    assert len({read.pid for read in base.source().reads()}) >= 2
     assert base.reads() == [1] * N
-    assert list_intervals(tmp_path / "run") == [(0, N)]
 
 
 def test_what_was_merged_and_tidied_is_not_searched_again_for_a_lost_worker(

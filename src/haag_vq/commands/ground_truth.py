@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from pathlib import Path
 from typing import Any
 
 from haag_vq.commands.arguments import (
@@ -28,6 +29,7 @@ from haag_vq.data import VectorDataset
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import check_suffix, ground_truth, search_rows
 from haag_vq.groundtruth.inputs import choose_metric, ends_of
+from haag_vq.groundtruth.lock import check_free
 from haag_vq.groundtruth.rows import rows_of
 from haag_vq.hub import moved_since
 from haag_vq.memory import format_bytes, parse_bytes
@@ -96,6 +98,7 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
         check_suffix(out)
         check_out(out)
     dataset = _open(args)
+    _check(args, dataset)
     with connect_workers(args):
         truths = ground_truth(
             dataset,
@@ -150,6 +153,14 @@ def _open(args: argparse.Namespace) -> VectorDataset:
             "first:N or a file."
         )
     return dataset
+
+
+def _check(args: argparse.Namespace, dataset: VectorDataset) -> None:
+    """Refuse before any worker is asked for, as of Slurm, what the search would refuse."""
+    choose_metric(args.metric, dataset)
+    ends_of(args.prefixes, dataset.n_rows, args.k, args.exclude_self)
+    if args.checkpoint is not None:
+        check_free(Path(args.checkpoint))
 
 
 def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:

@@ -47,6 +47,14 @@ def locked(directory: Path, exclusive: bool) -> Iterator[Callable[[], bool]]:
             _tell(fd, b"")
 
 
+def check_free(directory: Path) -> None:
+    """Raise as `locked` does if a run holds a directory alone now; it may still be taken later."""
+    if (directory / "lock").exists():
+        # Not alone: tasks that begin this moment are not to be refused for a look.
+        with locked(directory, exclusive=False):
+            pass
+
+
 @contextmanager
 def briefly_alone(directory: Path) -> Iterator[None]:
     """Wait for the directory's manifest, and hold it: for the milliseconds of a look and a write.

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from haag_vq.errors import DataError, SourceNotFoundError, UsageError
 from haag_vq.groundtruth.formats import read_truth
 from haag_vq.groundtruth.lists import as_ids
+from haag_vq.sources.npy import read_npy_header
 
 I64 = NDArray[np.int64]
 
@@ -109,14 +110,7 @@ def _read_npz(path: Path) -> SearchResult:
 
 def _read_npy(path: Path) -> SearchResult:
     with open(path, "rb") as file:
-        version = np.lib.format.read_magic(file)
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in header:
-            raise DataError(f"{path} is .npy of version {version}; 1.0 and 2.0 hold plain arrays.")
-        shape, _, dtype = header[version](file)
+        shape, _, dtype = read_npy_header(file)
         size = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
         found = os.fstat(file.fileno()).st_size
         if not dtype.hasobject and found != size:

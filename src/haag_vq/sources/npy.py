@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tokenize
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from haag_vq.errors import DataError
+from haag_vq.parsing import undisturbed
 from haag_vq.sources.fileio import StoredFile
 from haag_vq.sources.fixed import FixedRowSource, check_body
 from haag_vq.sources.protocol import STORED_DTYPES
@@ -16,6 +18,31 @@ NPY_MAGIC = b"\x93NUMPY"
 
 # More than any header that NumPy writes for plain numbers (128 bytes), in one read.
 HEADER_BYTES = 4096
+
+
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read shape, whether it is Fortran's order, and dtype; `file` is at the values then.
+
+    Raises
+    ------
+    ValueError, SyntaxError, tokenize.TokenError
+        If it is no header. The last two come from NumPy's second look, as one of Python 2.
+    """
+    start = file.tell()
+
+    def read() -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+        file.seek(start)
+        version = np.lib.format.read_magic(file)
+        # Versions 2.0 and 3.0 differ only in the text encoding of field names, which an array of
+        # plain numbers has none of.
+        of_version = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        return of_version(file)
+
+    return undisturbed(read)
 
 
 def open_npy(stamp: StoredFile) -> FixedRowSource:
@@ -31,17 +58,8 @@ def open_npy(stamp: StoredFile) -> FixedRowSource:
     """
     with header_of(stamp, HEADER_BYTES) as file:
         try:
-            version = np.lib.format.read_magic(file)
-            # Versions 2.0 and 3.0 differ only in the text encoding of field names, which an
-            # array of plain numbers has none of.
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran_order, dtype = read(file)
+            shape, fortran_order, dtype = read_npy_header(file)
         except (ValueError, SyntaxError, tokenize.TokenError) as error:
-            # The last two come from NumPy's second look at a header, as one of Python 2.
             raise DataError(f"{stamp.path} is not a readable .npy file: {error}") from error
         offset = file.tell()
     if dtype.hasobject:
