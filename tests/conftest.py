@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -12,3 +13,7 @@ os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("here", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+# A shell lets what it runs in the background ignore interrupts, and so would all programs that
+# the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)

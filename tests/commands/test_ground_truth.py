@@ -368,15 +368,10 @@ def has_begun(directory: Path) -> bool:
 LONG = search("--chunk-size", 2_000 * DIM * 4, base="synthetic:1000000x8")
 
 
-def _hear_interrupts() -> None:
-    # What a shell starts in the background, as all of CI may be, has been told to ignore Ctrl-C.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @contextmanager
 def stopped(*argv: object) -> Iterator[subprocess.Popen[str]]:
     """A process that has finished a block and is held there, alive."""
-    process = program(*argv, "--quiet", preexec_fn=_hear_interrupts)
+    process = program(*argv, "--quiet")
     try:
         wait_for(lambda: has_begun(Path("kept")), process)
         process.send_signal(signal.SIGSTOP)

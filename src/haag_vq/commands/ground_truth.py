@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from pathlib import Path
 from typing import Any
 
 from haag_vq.commands.arguments import (
@@ -28,6 +27,7 @@ from haag_vq.commands.workers import add_workers, connect_workers
 from haag_vq.data import VectorDataset
 from haag_vq.errors import UsageError
 from haag_vq.groundtruth import check_suffix, ground_truth, search_rows
+from haag_vq.groundtruth.checkpoint import checkpoint_path
 from haag_vq.groundtruth.inputs import choose_metric, ends_of
 from haag_vq.groundtruth.lock import check_free
 from haag_vq.groundtruth.rows import rows_of
@@ -160,7 +160,7 @@ def _check(args: argparse.Namespace, dataset: VectorDataset) -> None:
     choose_metric(args.metric, dataset)
     ends_of(args.prefixes, dataset.n_rows, args.k, args.exclude_self)
     if args.checkpoint is not None:
-        check_free(Path(args.checkpoint))
+        check_free(checkpoint_path(args.checkpoint))
 
 
 def _run_rows(args: argparse.Namespace) -> tuple[Any, Rows]:
