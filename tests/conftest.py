@@ -14,6 +14,7 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("here", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
-# A shell lets what it runs in the background ignore interrupts, and so would all programs that
-# the tests start and interrupt.
+# A shell lets what it runs in the background ignore interrupts, nohup what it runs hangups; so
+# would all programs that the tests start and send them to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
