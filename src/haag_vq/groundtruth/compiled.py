@@ -23,6 +23,7 @@ _SOURCES = (
     "exact.py",
     "halves.py",
     "merge.py",
+    "norms.py",
     "order.py",
     "prefetch.py",
     "scan.py",
@@ -31,16 +32,32 @@ _SOURCES = (
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call, without the GIL, and keep the result for the next process."""
+    """Compile at the first call, without the GIL, and keep the result for the next process.
+
+    Sums are taken in the order that is written.
+    """
+    return _compiled(function, set())
+
+
+def compiled_in_any_order(function: Callable[..., Any]) -> Any:
+    """Compile likewise what may sum in any order and fuse multiplications with additions.
+
+    For bounds that hold for every order: what such a function returns differs between CPUs.
+    """
+    return _compiled(function, {"reassoc", "contract"})
+
+
+def _compiled(function: Callable[..., Any], liberties: set[str]) -> Any:
+    options = {"nogil": True, "error_model": "numpy", "fastmath": liberties or False}
     directory = cache_directory()
     if directory is None:
-        return numba.njit(nogil=True, error_model="numpy")(function)
+        return numba.njit(**options)(function)
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = directory
     try:
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+        return numba.njit(**options, cache=True)(function)
     except RuntimeError:  # not a place that Numba can write to
-        return numba.njit(nogil=True, error_model="numpy")(function)
+        return numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = before
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haag_vq.groundtruth import bounds
+from haag_vq.groundtruth.norms import squared_norms_from
 from haag_vq.sources import Metric
 
 F32 = NDArray[np.float32]
@@ -73,8 +74,9 @@ def rests(x: F32, head: int) -> F32:
     n, d = x.shape
     if head == d:
         return np.zeros(n, np.float32)
+    squared = np.empty(n, np.float32)
+    squared_norms_from(head, x, squared)
     with np.errstate(over="ignore"):
-        squared = np.einsum("ij,ij->i", x[:, head:], x[:, head:])
         norms: F32 = bounds.norm_ceiling(d, squared.astype(np.float64)).astype(np.float32)
     return np.nextafter(norms, np.float32(np.inf))
 
