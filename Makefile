@@ -3,6 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tests mostly wait: for processes to start, for Slurm. Two at once take little more than half as
+# long; more would take memory, a GiB each. Which stay together: tests/conftest.py.
+AT_ONCE ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadscope --no-loadscope-reorder
+
 .PHONY: help demo test test-slow test-all lint types format clean
 
 help:
@@ -17,12 +22,13 @@ demo: .venv/.runtime
 	@$(BIN)/haag-vq demo --out demo
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
-test-all: test test-slow
+test-all: .venv/.dev
+	$(PYTEST) -m "slow or not slow"
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -2,8 +2,11 @@
 
 import os
 import signal
+from typing import Any
 
+import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # No test reaches the Hub: nothing listens there. Those that need one bring their own.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
@@ -18,3 +21,20 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 # would all programs that the tests start and send them to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+class Together(LoadScopeScheduling):
+    """Which tests go to one process, where several run them: a file's, and all that use Slurm.
+
+    Those look for processes by the numbers of jobs, which two Slurms would both give.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "slurm" if file.startswith("tests/slurm/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    """Have xdist do so."""
+    return Together(config, log)

@@ -246,23 +246,34 @@ def test_the_command_line(slurm: Slurm, tmp_path: Path, capsys: Any) -> None:
     assert f"{tmp_path}, 3 entries" in told
 
 
-def test_the_one_machine_slurm_leaves_nothing(tmp_path: Path) -> None:
+def test_the_one_machine_slurm_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its own instance, started twice and stopped twice."""
     env = {**os.environ, "HAAG_VQ_SLURM_PORT": str(free_ports(3))}
-    before = _daemons()
+    home = tmp_path_factory.mktemp("s")
     for _ in range(2):
-        start = [str(LAUNCHER), "start", str(tmp_path / "s"), "2"]
+        start = [str(LAUNCHER), "start", str(home), "2"]
         subprocess.run(start, env=env, check=True, capture_output=True)
-    assert len(_daemons() - before) == 4
+    assert len(_daemons(home)) == 4
     for _ in range(2):
-        subprocess.run([LAUNCHER, "stop", tmp_path / "s"], env=env, check=True)
-    assert _daemons() - before == set()
+        subprocess.run([LAUNCHER, "stop", home], env=env, check=True)
+    assert _daemons(home) == set()
 
 
-def _daemons() -> set[int]:
+def test_the_one_machine_slurm_refuses_what_no_socket_can_lie_below(tmp_path: Path) -> None:
+    """Its jobs would fail one after the other, told of in slurmd's log alone."""
+    home = tmp_path / ("s" * 100)
+    start = [str(LAUNCHER), "start", str(home), "2"]
+    done = subprocess.run(start, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{home} is too long by " in done.stderr
+    assert not home.exists()
+
+
+def _daemons(home: Path) -> set[int]:
     return {
         process.pid
-        for process in psutil.process_iter(["name", "status"])
+        for process in psutil.process_iter(["name", "status", "cmdline"])
         if process.info["name"] in ("slurmctld", "slurmd", "munged")
         and process.info["status"] != psutil.STATUS_ZOMBIE
+        and any(str(home) in word for word in process.info["cmdline"] or ())
     }

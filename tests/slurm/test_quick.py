@@ -39,8 +39,10 @@ def test_nobody_else_is_let_in_and_nothing_stays(slurm: Slurm) -> None:
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
         assert {stat.S_IMODE(path.stat().st_mode) for path in file.parent.glob("*.*")} == {0o600}
         mine = psutil.Process()
-        jobs = [p for p in psutil.process_iter() if "distributed" in " ".join(_line(p))]
-        for process in (mine, *jobs):
+        jobs = [process for process in psutil.process_iter() if address in _line(process)]
+        assert jobs
+        workers = [child for job in jobs for child in job.children(recursive=True)]
+        for process in (mine, *jobs, *workers):
             for socket in process.net_connections("inet"):
                 if socket.status == psutil.CONN_LISTEN:
                     assert socket.laddr.ip == "127.0.0.1", (process, socket)

@@ -194,8 +194,9 @@ class Keeper:
         cause = self._causes[job.number] = self._cause(job, end)
         memory = ", out of memory" * (cause.kind == "memory")
         self._tell(f"job {job.number}{where} ended{before}{memory}: {end.state}{why}.")
-        # One that was cancelled while it waited says nothing of those to come.
-        if job.came_up or end.state == "CANCELLED":
+        # One that was cancelled while it waited says nothing of those to come; Slurm cancels as
+        # well what it cannot launch.
+        if job.came_up or (end.state == "CANCELLED" and not end.node):
             return
         self._n_failed_starts += 1
         if self._n_failed_starts >= MOST_FAILED_STARTS:
