@@ -25,6 +25,7 @@ RANKS = {
     "memory": 2,
     "progress": 3,
     "deaths": 3,
+    "lags": 3,
     "workers": 4,
     "arrays": 5,
     "groundtruth": 6,

@@ -18,6 +18,7 @@ from distributed.scheduler import KilledWorker
 from haag_vq import interrupts
 from haag_vq.deaths import Death, Deaths, Sight, sight
 from haag_vq.errors import ClusterError
+from haag_vq.lags import Lag, Lags, lagging
 from haag_vq.memory import (
     Allowance,
     n_cores,
@@ -113,6 +114,7 @@ def run(
     n_tasks: int,
     progress: Callable[[int], None] | None,
     lost: Callable[[Death], None] | None = None,
+    slow: Callable[[Lag], None] | None = None,
 ) -> Any:
     """Compute a Delayed where `workers` says, telling `progress` how many of a group are done.
 
@@ -124,6 +126,8 @@ def run(
         Called with the number of finished tasks, now and then, from this thread or another.
     lost : callable, optional
         Called with each worker that died with tasks of these; what it raises ends the run.
+    slow : callable, optional
+        Called with each of these tasks that takes far longer than others.
 
     Notes
     -----
@@ -133,8 +137,9 @@ def run(
         return _run_local(collection, group, progress)
     future = workers.client.compute(collection)
     deaths = Deaths(workers.client, lost or (lambda death: None))
+    lags = Lags(slow or (lambda lag: None))
     try:
-        _watch(workers.client, future, group, n_tasks, progress, deaths)
+        _watch(workers.client, future, group, n_tasks, progress, deaths, lags)
         return future.result()
     except KilledWorker as error:
         raise ClusterError(
@@ -177,6 +182,7 @@ def _watch(
     n_tasks: int,
     progress: Callable[[int], None] | None,
     deaths: Deaths,
+    lags: Lags,
 ) -> None:
     """Wait for `future`; give up where all workers are gone and none will come again."""
     started = last_seen = time.monotonic()
@@ -189,12 +195,13 @@ def _watch(
         keeper = getattr(client.cluster, "keeper", None)
         if keeper is not None and keeper.trouble is not None:
             raise keeper.trouble
-        n_done, seen = client.run_on_scheduler(
+        n_done, seen, late = client.run_on_scheduler(
             _look, group=group, n_tasks=n_tasks, since=deaths.since
         )
         if progress is not None:
             progress(n_done)
         deaths.look(seen)
+        lags.look(late)
         if seen.workers:
             last_seen = time.monotonic()
         elif getattr(client.cluster, "loses_workers_for_good", False) and (
@@ -206,22 +213,27 @@ def _watch(
             )
     if future.status != "finished":
         # What is known of the workers may say more than the error.
-        _, seen = client.run_on_scheduler(_look, group=group, n_tasks=n_tasks, since=deaths.since)
+        _, seen, _ = client.run_on_scheduler(
+            _look, group=group, n_tasks=n_tasks, since=deaths.since
+        )
         deaths.look(seen, last=True)
     elif progress is not None:
         progress(n_tasks)
 
 
-def _look(dask_scheduler: Any, group: str, n_tasks: int, since: float) -> tuple[int, Sight]:
+def _look(
+    dask_scheduler: Any, group: str, n_tasks: int, since: float
+) -> tuple[int, Sight, list[Lag]]:
     """Count, on the scheduler, a group's tasks that are or were finished; look at the workers."""
     seen = sight(dask_scheduler, group, since)
     found = dask_scheduler.task_groups.get(group)
     if found is None:
-        return 0, seen
+        return 0, seen, []
     unfinished = sum(
         int(found.states[s]) for s in ("waiting", "no-worker", "queued", "processing", "released")
     )
-    return max(0, n_tasks - unfinished), seen
+    n_done = max(0, n_tasks - unfinished)
+    return n_done, seen, lagging(dask_scheduler, group, n_done)
 
 
 def this_worker() -> str:

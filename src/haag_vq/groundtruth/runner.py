@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from haag_vq.groundtruth.intervals import Span
 from haag_vq.groundtruth.losses import Losses
 from haag_vq.groundtruth.part import Part, combine
 from haag_vq.groundtruth.tasks import ArrayBlockTask, BlockTask, Search
+from haag_vq.lags import Lag
 from haag_vq.memory import Projection
 from haag_vq.progress import ProgressLine
 from haag_vq.sources import VectorSource
@@ -182,10 +184,15 @@ class Runner:
             if tick is not None:
                 tick()
 
+        def slow(lag: Lag) -> None:
+            warnings.warn(self._standing_still(spans[lag.task], lag), stacklevel=2)
+
         try:
             with self._sendable(self._inputs.question.xq if xq is None else xq) as sent:
                 collection, group = graph.build(branches, sent)
-                found: list[Any] = run(collection, self._workers, group, n_blocks, told, losses)
+                found: list[Any] = run(
+                    collection, self._workers, group, n_blocks, told, losses, slow
+                )
         finally:
             if line is not None:
                 line.close()
@@ -197,6 +204,17 @@ class Runner:
         keeper = getattr(getattr(self._workers.client, "cluster", None), "keeper", None)
         found: Cause | None = None if keeper is None else keeper.cause_of_job(number)
         return found
+
+    def _standing_still(self, span: Span, lag: Lag) -> str:
+        """Say of a block that it does not end, and what can be done."""
+        keeper = getattr(self._workers.client.cluster, "keeper", None)
+        job = "" if keeper is None else keeper.job_of(lag.worker)
+        end = f"scancel {job}, or kill {lag.pid} there" if job else f"kill {lag.pid} there"
+        return (
+            f"{self._named(*span)} have been searched for {lag.seconds:,.0f} s by process "
+            f"{lag.pid} on {lag.host}, where others took {lag.mean_seconds:.1f} s. A file system "
+            f"that does not answer looks like this. To have another worker do them: {end}."
+        )
 
     def _named(self, start: int, stop: int) -> str:
         """Name rows of the base, and the files that they are in."""
