@@ -123,8 +123,8 @@ def ground_truth(
     Exact for the float32 rows of the base: distances are those of `groundtruth.d64`, and the
     answer is the same to the bit for any chunk size, scheduler, workers and order of arrival.
     It runs on the Dask client in force, else on Dask's local scheduler. Memory of a worker: one
-    block, the source's scratch, the queries twice, about 60 MiB and some 60 bytes for each of
-    ``nq·k`` of search workspace, and ``24·nq·k`` bytes for each part at hand; projected before
+    block, the source's scratch, the queries twice, a search workspace of 34 MiB and more
+    (docs/memory-contract.md), and ``24·nq·k`` bytes for each part at hand; projected before
     the run and refused if too much.
     """
     started = time.perf_counter()
