@@ -60,6 +60,10 @@ def test_the_jobs_own_cluster_is_the_profile(base: str) -> None:
     assert (facts["slurm"]["profile"], facts["slurm"]["jobs"]) == ("pace-ice", 3)
     assert facts["slurm"]["walltime_seconds"] == 7200
     assert "#SBATCH --time=02:00:00" in [value for _, value in table]
+    limited, _ = run(command, *words, "--memory-limit", "9GiB")
+    set_so, _ = run(command, *words, "--set", "memory=9GiB")
+    assert limited["slurm"]["memory_bytes"] == set_so["slurm"]["memory_bytes"] >= 9 << 30
+    assert limited["allowance_bytes"] == set_so["allowance_bytes"], "of this machine, as it is"
     other, _ = run(command, "load", base, "--profile", "pace-ice")
     assert other["slurm"]["jobs"] == 1
 

@@ -48,7 +48,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def add_part(group: argparse._ActionsContainer) -> None:
     """Add the options that say which part of a source is meant."""
     group.add_argument("--column", help="embedding column of Parquet files")
-    group.add_argument("--cache-dir", help="where copies of named sets are")
+    group.add_argument("--cache-dir", help="where copies of named sets are, and where --no-streaming stages")
     add_hub_options(group)
     group.add_argument(
         "--streaming",
@@ -67,7 +67,7 @@ def add_part(group: argparse._ActionsContainer) -> None:
 def add_hub_options(group: argparse._ActionsContainer) -> None:
     """Add the options that say which part of a Hub dataset is meant."""
     group.add_argument("--config", help="configuration of a Hub dataset")
-    group.add_argument("--split", help="split of a Hub dataset (default: train)")
+    group.add_argument("--split", help="split of a Hub dataset (default: train, or the only one)")
     group.add_argument("--revision", help="branch, tag or commit of a Hub dataset")
 
 

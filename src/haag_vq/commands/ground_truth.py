@@ -6,6 +6,7 @@ import argparse
 import warnings
 from typing import Any
 
+from haag_vq.cluster.profiles import is_profile
 from haag_vq.commands.arguments import (
     add_source,
     check_out,
@@ -122,7 +123,10 @@ def planned(args: argparse.Namespace) -> Planned:
     source, queries = dataset.source, dataset.query_source
     n_queries = 0 if queries is None else queries.n_rows
     ends = ends_of(args.prefixes, source.n_rows, args.k, args.exclude_self)
-    limit = None if args.memory_limit is None else parse_bytes(args.memory_limit)
+    # Of a Slurm profile it is one of the settings, as when the job runs.
+    of_slurm = args.memory_limit is not None and is_profile(args.cluster)
+    memory = {"memory": args.memory_limit} if of_slurm else {}
+    limit = None if args.memory_limit is None or of_slurm else parse_bytes(args.memory_limit)
     job = SearchJob(
         source,
         n_queries,
@@ -135,7 +139,7 @@ def planned(args: argparse.Namespace) -> Planned:
         query_values(dataset),
     )
     site = this_process() if _has_rows(args) else local_site(args.workers, limit)
-    return Planned(job, site, args.checkpoint, dict(args.settings))
+    return Planned(job, site, args.checkpoint, {**memory, **dict(args.settings)})
 
 
 def interrupted(args: argparse.Namespace) -> str:

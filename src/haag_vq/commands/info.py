@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from haag_vq.arrays import DEFAULT_CHUNK_BYTES
+from haag_vq.arrays import DEFAULT_CHUNK_BYTES, read_projection
 from haag_vq.commands.arguments import add_source, open_source_of
-from haag_vq.memory import format_bytes, process_allowance
+from haag_vq.memory import format_bytes, n_cores, process_allowance
 from haag_vq.partition import plan_partitions
 from haag_vq.report import Rows
 
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
         "commit": dataset.commit,
         "allowance_bytes": allowance.bytes,
     }
-    fits = dataset.nbytes + source.scratch_bytes < allowance.bytes
+    # As `compute()` projects it.
+    fits = read_projection(source, n_cores()).total_bytes <= allowance.bytes
     rows = [
         ("dataset", dataset.name),
         ("vectors", f"{dataset.n_rows:,} × {dataset.dim}, stored as {source.dtype.name}"),
