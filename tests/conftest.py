@@ -35,6 +35,6 @@ class Together(LoadScopeScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
-    """Have xdist do so."""
-    return Together(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together | None:
+    """Have xdist do so, unless it was told another way."""
+    return Together(config, log) if config.getoption("dist") == "loadscope" else None

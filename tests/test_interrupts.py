@@ -14,6 +14,7 @@ import pytest
 
 from haag_vq import interrupts, search_rows, workers
 from haag_vq.deaths import Deaths
+from haag_vq.lags import Lags
 from haag_vq.sources import open_source
 
 # Raised while an object is finalized, it is nobody's to catch.
@@ -51,9 +52,9 @@ def test_what_was_lost_in_a_finalizer_is_raised_again(number: signal.Signals, to
 def test_a_wait_for_workers_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_pending", KeyboardInterrupt())
     never = SimpleNamespace(done=lambda: False)
-    deaths = Deaths(None, lambda death: None)
+    deaths, lags = Deaths(None, lambda death: None), Lags(lambda lag: None)
     with pytest.raises(KeyboardInterrupt):
-        workers._watch(None, never, "search", 1, None, deaths)
+        workers._watch(None, never, "search", 1, None, deaths, lags)
 
 
 def test_rows_that_are_searched_without_workers_end_with_it(

@@ -1,11 +1,12 @@
 """Which tasks take far longer than others of their group, found while they run.
 
 A read from a file system that hangs does not end, and no error tells of it: the run would stand
-still without a word. Nothing is done about it here; who is told knows which machine it is.
+still without a word. Nothing is done about it here: whoever is told can look at the machine.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 # Blocks take seconds and are alike. Arbitrary.
 LEAST_SECONDS = 60.0
 TIMES_MEAN = 20.0
+# Where there are no others yet.
+FIRST_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +30,27 @@ class Lag:
     worker: str
     """Name of its Dask worker."""
     seconds: float
-    """For which it has run, as its worker last said."""
+    """For which it has run, by the scheduler's clock."""
     mean_seconds: float
-    """Which others took."""
+    """Which others took; 0 where none has ended."""
 
 
 def lagging(scheduler: Any, group: str, n_done: int) -> list[Lag]:
     """Find, on the scheduler, tasks ``(group, i)`` that take too long, beside `n_done` others."""
     found = scheduler.task_groups.get(group)
-    if found is None or not n_done:
+    if found is None:
         return []
-    mean = found.all_durations.get("compute", 0.0) / n_done
-    least = max(LEAST_SECONDS, TIMES_MEAN * mean)
-    return [
-        Lag(int(task.key[1]), int(ws.pid), str(ws.host), str(ws.name), seconds, mean)
-        for ws in scheduler.workers.values()
-        for task, seconds in ws.executing.items()
-        if task.group is found and seconds >= least
-    ]
+    mean = found.all_durations.get("compute", 0.0) / n_done if n_done else 0.0
+    least = max(LEAST_SECONDS, TIMES_MEAN * mean) if n_done else FIRST_SECONDS
+    lags = []
+    for ws in scheduler.workers.values():
+        # A process that stands still as a whole says nothing any more.
+        silent = max(0.0, time.time() - ws.last_seen)
+        for task, seconds in ws.executing.items():
+            if task.group is found and task.processing_on is ws and seconds + silent >= least:
+                who = int(ws.pid), str(ws.host), str(ws.name)
+                lags.append(Lag(int(task.key[1]), *who, seconds + silent, mean))
+    return lags
 
 
 class Lags:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -239,6 +241,26 @@ def test_the_first_error_is_the_one_raised(pool: ThreadPoolExecutor) -> None:
 
     with pytest.raises(OSError, match="the first"):
         Feed([(0, 1), (1, 2)], [], 1, 2, 1).run(read, lambda a, b: None, pool, 2)
+
+
+def test_an_error_does_not_keep_the_block(pool: ThreadPoolExecutor) -> None:
+    """It would be there until Python looks for circles, beside the next one."""
+
+    class Block:
+        def search(self, start: int, stop: int) -> None:
+            raise OSError("gone")
+
+    def fail() -> weakref.ref[Block]:
+        block = Block()
+        with pytest.raises(OSError, match="gone"):
+            Feed([], [(0, 1)], 1, 1, 1).run(lambda a, b: None, block.search, pool, 1)
+        return weakref.ref(block)
+
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
 
 
 def test_an_interrupt_ends_the_others_too(pool: ThreadPoolExecutor) -> None:

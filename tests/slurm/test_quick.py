@@ -43,10 +43,17 @@ def test_nobody_else_is_let_in_and_nothing_stays(slurm: Slurm) -> None:
         assert jobs
         workers = [child for job in jobs for child in job.children(recursive=True)]
         for process in (mine, *jobs, *workers):
-            for socket in process.net_connections("inet"):
+            for socket in _sockets(process):
                 if socket.status == psutil.CONN_LISTEN:
                     assert socket.laddr.ip == "127.0.0.1", (process, socket)
     assert not file.parent.exists()
+
+
+def _sockets(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.net_connections("inet"))
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _line(process: psutil.Process) -> list[str]:

@@ -48,7 +48,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def add_part(group: argparse._ActionsContainer) -> None:
     """Add the options that say which part of a source is meant."""
     group.add_argument("--column", help="embedding column of Parquet files")
-    group.add_argument("--cache-dir", help="where copies of named sets are, and where --no-streaming stages")
+    group.add_argument(
+        "--cache-dir", help="where copies of named sets are, and where --no-streaming stages"
+    )
     add_hub_options(group)
     group.add_argument(
         "--streaming",

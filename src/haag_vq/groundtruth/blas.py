@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
+import threadpoolctl
 
 from haag_vq.memory import n_cores
 
@@ -31,14 +31,16 @@ def thread_count(n: int | None) -> int:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Let NumPy's and FAISS's BLAS use one thread a call, in the whole process, meanwhile.
+    """Let NumPy's BLAS use one thread a call, in the whole process, meanwhile.
 
     The search multiplies tiles on threads of its own. The setting is the process's: the first
-    search to come in makes it and the last to leave takes it back.
+    search to come in makes it and the last to leave takes it back. (FAISS's own BLAS takes it for
+    the calling thread's, and is not asked for anything meanwhile.)
     """
     global _n_inside, _limit
     with _lock:
         if _n_inside == 0:
+            _take_control()
             _limit = _controller().limit(limits=1, user_api="blas")
         _n_inside += 1
     try:
@@ -47,10 +49,22 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _n_inside -= 1
             if _n_inside == 0:
+                _take_control()
                 _limit.restore_original_limits()
 
 
+def _take_control() -> None:
+    """Have threadpoolctl heed this thread.
+
+    Since version 3.8 it does nothing, without a word, for others than the first that ever set
+    OpenBLAS's threads.
+    """
+    controller: Any = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(controller, "clear_controlling_thread"):
+        controller.clear_controlling_thread(force=True)
+
+
 @cache
-def _controller() -> ThreadpoolController:
+def _controller() -> threadpoolctl.ThreadpoolController:
     # Looking for the libraries takes milliseconds; they are all loaded by the first search.
-    return ThreadpoolController()
+    return threadpoolctl.ThreadpoolController()

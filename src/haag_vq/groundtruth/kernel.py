@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -257,6 +258,7 @@ class _Search:
             pool.submit(scan.settle, self._code, a, b, self._rows, self.lists)
             for a, b in cut(0, nq, -(-nq // (8 * self._n_threads)))
         ]
+        wait(settling)
         for done in settling:
             done.result()
         self._check()

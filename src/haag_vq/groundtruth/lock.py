@@ -49,10 +49,11 @@ def locked(directory: Path, exclusive: bool) -> Iterator[Callable[[], bool]]:
 
 def check_free(directory: Path) -> None:
     """Raise as `locked` does if a run holds a directory alone now; it may still be taken later."""
-    if (directory / "lock").exists():
-        # Not alone: tasks that begin this moment are not to be refused for a look.
-        with locked(directory, exclusive=False):
-            pass
+    # What cannot be looked at is told by who is to write there.
+    if os.path.exists(directory / "lock"):
+        with _opened(directory / "lock") as fd:
+            # Not alone: tasks that begin this moment are not to be refused for a look.
+            _take(fd, directory, exclusive=False, warns=False)
 
 
 @contextmanager
@@ -86,16 +87,17 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _take(fd: int, directory: Path, exclusive: bool) -> None:
+def _take(fd: int, directory: Path, exclusive: bool, warns: bool = True) -> None:
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            warnings.warn(
-                f"the file system of {directory} has no locks: take care that no second run "
-                "uses this directory meanwhile.",
-                stacklevel=4,
-            )
+            if warns:
+                warnings.warn(
+                    f"the file system of {directory} has no locks: take care that no second run "
+                    "uses this directory meanwhile.",
+                    stacklevel=4,
+                )
             return
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise WriteError(f"cannot lock {directory}: {error.strerror}.") from error
@@ -139,7 +141,7 @@ def _about_us() -> bytes:
 def _holder(fd: int, exclusive: bool) -> str:
     """Describe who holds the lock, as far as it wrote that down."""
     if exclusive and _is_shared(fd):
-        return "a task that searches some of its rows (--rows)"
+        return "a task that searches some of its rows (--rows), or a command that looks at it"
     try:
         told = json.loads(os.pread(fd, 4096, 0))
         return f"process {told['pid']} on {told['host']} since {told['since']} ({told['command']})"

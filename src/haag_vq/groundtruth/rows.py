@@ -77,7 +77,8 @@ def search_rows(
 
     Notes
     -----
-    Uses `OMP_NUM_THREADS` threads, or all cores of the process. Memory as `ground_truth` projects it for one worker.
+    Uses `OMP_NUM_THREADS` threads, or all cores of the process. Memory as `ground_truth` projects
+    it for one worker.
     """
     started = time.perf_counter()
     inputs = read_inputs(base, queries, k, metric, None, False, progress)

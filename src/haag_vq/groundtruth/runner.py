@@ -210,10 +210,11 @@ class Runner:
         keeper = getattr(self._workers.client.cluster, "keeper", None)
         job = "" if keeper is None else keeper.job_of(lag.worker)
         end = f"scancel {job}, or kill {lag.pid} there" if job else f"kill {lag.pid} there"
+        others = f", where others took {lag.mean_seconds:.1f} s" if lag.mean_seconds else ""
         return (
             f"{self._named(*span)} have been searched for {lag.seconds:,.0f} s by process "
-            f"{lag.pid} on {lag.host}, where others took {lag.mean_seconds:.1f} s. A file system "
-            f"that does not answer looks like this. To have another worker do them: {end}."
+            f"{lag.pid} on {lag.host}{others}. A file system that does not answer looks like this. "
+            f"To have another worker do them: {end}."
         )
 
     def _named(self, start: int, stop: int) -> str:

@@ -121,7 +121,12 @@ class Feed:
         self._work(read, search)
         wait(others)
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                # It knows this frame, and so the block: both would be there until Python looks for
+                # such circles.
+                self._error = None
 
     def _work(self, read: Callable[[int, int], None], search: Callable[[int, int], None]) -> None:
         try:

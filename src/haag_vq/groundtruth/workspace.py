@@ -118,7 +118,9 @@ _janitor: threading.Timer | None = None
 def borrowed(job: str) -> Iterator[Workspace]:
     """Yield a workspace that nobody else uses meanwhile, for a block of a job.
 
-    After an error or an interrupt it is given up: some thread may still write into its buffers.
+    After an interrupt it is given up: some thread may still write into its buffers. After an error
+    none does, and threads that go on are sounder than new ones beside what ended ones have left:
+    allocators that keep memory for each thread, as Arrow's, are at their weakest there.
     """
     global _last_use, _n_borrowed
     with _lock:
@@ -129,6 +131,9 @@ def borrowed(job: str) -> Iterator[Workspace]:
     try:
         yield workspace
         sound = True
+    except Exception:
+        sound = True
+        raise
     finally:
         with _lock:
             _n_borrowed -= 1
