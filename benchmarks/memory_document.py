@@ -224,7 +224,7 @@ def classes() -> str:
     head = ["", "set", "the original's peak", "the original's line"]
     return (
         "## By use\n\nA process plans with 75% of what Slurm grants it, so more is asked for than "
-        "is used. The last line is for four local workers.\n\n"
+        "is used. The last column is for four local workers.\n\n"
         + table([*head, "to load it", "to search it"], rows)
         + "\nTimes are the longest that the planner expects of a node not measured, and half as "
         "long again, in steps of ten minutes. They follow from the machine: `haag-vq doctor "
