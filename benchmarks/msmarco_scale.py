@@ -9,7 +9,7 @@ which row numbers alone tell apart, and fewer bytes come from the disk than woul
 alone is timed beside it. Of a further copy of a file as many rows are among a query's nearest so
 far as of as many new rows.
 
-    --fraction   rows of each shard, as a share of a sixtieth of all, 1,892,012 (0.01 takes a minute)
+    --fraction   rows of each shard, as a share of 1,892,012, a sixtieth (0.01 takes a minute)
     --physical   files that the 60 shards share
     --unbroken   search once more without the kill, and compare the two answers bit for bit
 

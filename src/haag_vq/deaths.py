@@ -148,7 +148,7 @@ class Deaths:
         for address, (name, host, limit, memory, threads) in now.workers.items():
             before = self._seen.get(address)
             most = max(memory, before.measured_bytes if before else 0)
-            # Looked up while it lives: Dask gives the name of a lost job to the next one.
+            # Looked up while it lives: of a job that is replaced nothing is known by its name.
             job = before.job if before else self._job_of(name)
             self._seen[address] = _Seen(name, host, limit, most, threads, job)
         for when, address, in_order, tasks in now.left:

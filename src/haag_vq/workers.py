@@ -151,11 +151,7 @@ def run(
         groups = getattr(error, "error_groups", [error])
         if any(getattr(group, "reason", _LOST) != _LOST for group in groups):
             raise
-        raise ClusterError(
-            "the Dask scheduler was lost: it has ended, or this process cannot reach it any more. "
-            "Start it again, and the same job; what is finished is in the checkpoint, if it has "
-            "one."
-        ) from error
+        raise _lost() from error
     except BaseException:
         future.cancel()
         raise
@@ -173,6 +169,13 @@ def _run_local(collection: Any, group: str, progress: Callable[[int], None] | No
 
     with dask.callbacks.Callback(posttask=count):
         return collection.compute()
+
+
+def _lost() -> ClusterError:
+    return ClusterError(
+        "the Dask scheduler was lost: it has ended, or this process cannot reach it any more. "
+        "Start it again, and the same job; what is finished is in the checkpoint, if it has one."
+    )
 
 
 def _watch(
@@ -195,9 +198,7 @@ def _watch(
         keeper = getattr(client.cluster, "keeper", None)
         if keeper is not None and keeper.trouble is not None:
             raise keeper.trouble
-        n_done, seen, late = client.run_on_scheduler(
-            _look, group=group, n_tasks=n_tasks, since=deaths.since
-        )
+        n_done, seen, late = _looked(client, group, n_tasks, deaths.since)
         if progress is not None:
             progress(n_done)
         deaths.look(seen)
@@ -213,12 +214,21 @@ def _watch(
             )
     if future.status != "finished":
         # What is known of the workers may say more than the error.
-        _, seen, _ = client.run_on_scheduler(
-            _look, group=group, n_tasks=n_tasks, since=deaths.since
-        )
+        _, seen, _ = _looked(client, group, n_tasks, deaths.since)
         deaths.look(seen, last=True)
     elif progress is not None:
         progress(n_tasks)
+
+
+def _looked(client: Any, group: str, n_tasks: int, since: float) -> tuple[int, Sight, list[Lag]]:
+    """Have the scheduler look; ClusterError if it cannot be reached."""
+    try:
+        found: tuple[int, Sight, list[Lag]] = client.run_on_scheduler(
+            _look, group=group, n_tasks=n_tasks, since=since
+        )
+    except OSError as error:  # Dask's own of connections among them
+        raise _lost() from error
+    return found
 
 
 def _look(

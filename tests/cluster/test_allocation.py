@@ -10,13 +10,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from distributed import Client
+from distributed.comm import CommClosedError
 
-from haag_vq import cli, connect, ground_truth
+from haag_vq import cli, connect, ground_truth, workers
 from haag_vq.cluster import Connection
 from haag_vq.cluster.keys import new_key_directory, read_connection, write_connection
 from haag_vq.cluster.slurm import warn_on_a_login_node
@@ -29,6 +31,7 @@ from haag_vq.cluster.watch import (
     Watch,
 )
 from haag_vq.errors import ClusterError, UsageError, WriteError
+from haag_vq.memory import process_allowance
 from haag_vq.sources import ArraySource
 from tests.cluster.gated import GatedSource, readers
 from tests.cluster.test_ranks import TASK
@@ -143,6 +146,28 @@ def test_a_scheduler_that_is_lost_is_told(tmp_path: Path, monkeypatch: pytest.Mo
             with pytest.raises(ClusterError, match="the Dask scheduler was lost"):
                 run.result(timeout=60)
             (tmp_path / "open").touch()
+
+
+@pytest.mark.parametrize("error", [OSError("Timed out trying to connect"), CommClosedError()])
+def test_a_scheduler_that_is_lost_is_told_by_a_look(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the client finds it out before its futures are cancelled."""
+
+    def wait(future: Any, timeout: float) -> None:
+        raise TimeoutError
+
+    def run_on_scheduler(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(workers, "wait", wait)
+    future = SimpleNamespace(done=lambda: False, cancel=lambda: None)
+    client = SimpleNamespace(
+        compute=lambda _: future, cluster=None, run_on_scheduler=run_on_scheduler
+    )
+    asked = workers.Workers(client, 1, 1, process_allowance(), None, False)
+    with pytest.raises(ClusterError, match="the Dask scheduler was lost"):
+        workers.run(None, asked, "blocks-1", 1, None)
 
 
 def test_a_lost_worker_is_told_of_once(local: Connection) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import dask
 import numpy as np
 import psutil
 import pytest
@@ -27,6 +28,7 @@ from haag_vq import (
 from haag_vq.cluster import Connection
 from haag_vq.errors import ClusterError, DataError, UsageError
 from haag_vq.sources import ArraySource
+from tests.cluster.gated import GatedSource, readers
 from tests.groundtruth import oracle
 from tests.slurm.conftest import LAUNCHER, Slurm, free_ports, timed
 from tests.support.waiting import wait_until
@@ -244,6 +246,32 @@ def test_the_command_line(slurm: Slurm, tmp_path: Path, capsys: Any) -> None:
     told = capsys.readouterr().out
     assert "node1" in told or "node2" in told or "node3" in told
     assert f"{tmp_path}, 3 entries" in told
+
+
+def test_a_job_that_waits_to_replace_another_keeps_its_place(slurm: Slurm, tmp_path: Path) -> None:
+    """Dask would cancel it, once the lost worker has been gone for a while, were it of its name."""
+    gated = GatedSource(ArraySource(X[:100]), tmp_path)
+    partition = ("scontrol", "update", "partitionname=all")
+    found: list[Any] = []
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "2s"}),
+        connect(slurm.profile, jobs=1),
+    ):
+        run = Thread(target=lambda: found.append(ground_truth(gated, XQ, k=K)))
+        run.start()
+        wait_until("one reads", lambda: readers(tmp_path))
+        (first,) = slurm.jobs()
+        slurm.run(*partition, "state=down")
+        try:
+            slurm.run("scancel", first)
+            (second,) = wait_until("another job", lambda: set(slurm.jobs()) - {first})
+            time.sleep(8)  # several looks longer than the timeout
+            assert set(slurm.jobs()) - {first} == {second}
+        finally:
+            slurm.run(*partition, "state=up")
+            (tmp_path / "open").touch()
+            run.join(timeout=60)
+        assert found, "it did not finish"
 
 
 def test_the_one_machine_slurm_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -9,8 +9,9 @@ three in a row it gives up, with the tail of the log.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,9 @@ class Keeper:
         self._jobs: dict[str, _Job] = {}
         self._n_failed_starts = 0
         self._any_came_up = False
+        # Never the name of a lost job again: when its worker has been gone for 15 s, Dask cancels
+        # whatever has its name then, as a job that waits in the queue to replace it.
+        self._names = (f"haag-vq-{i}" for i in itertools.count())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="haag-vq-keeper", daemon=True)
 
@@ -219,7 +223,7 @@ class Keeper:
         for name in lost:
             self._jobs.pop(name, None)
         try:
-            self._cluster.sync(_correct, self._cluster, lost, wanted)
+            self._cluster.sync(_correct, self._cluster, lost, wanted, self._names)
         except RuntimeError as error:
             # What sbatch said is in the middle of what dask-jobqueue says.
             said = str(error).partition("stderr:")[2] or str(error)
@@ -230,7 +234,7 @@ class Keeper:
             self._tell(f"asked for {n_new} job{'s' * (n_new > 1)}{again}.")
 
 
-async def _correct(cluster: Any, lost: list[str], wanted: int) -> None:
+async def _correct(cluster: Any, lost: list[str], wanted: int, names: Iterator[str]) -> None:
     """Let go of lost jobs and bring the cluster to `wanted` of them, on its event loop."""
     for name in lost:
         cluster.worker_spec.pop(name, None)
@@ -238,7 +242,7 @@ async def _correct(cluster: Any, lost: list[str], wanted: int) -> None:
         if job is not None:
             await job.close()
     while len(cluster.worker_spec) < wanted:
-        cluster.worker_spec.update(cluster.new_worker_spec())
+        cluster.worker_spec[next(names)] = cluster.new_spec
     idle = list(cluster.worker_spec)[wanted:]
     for name in idle:
         cluster.worker_spec.pop(name)
