@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadscope --no-loadsco
 
 help:
 	@echo "make demo      run the main job on an embedded set; leaves ground truth and pictures in demo/"
-	@echo "make test      run the test suite"
+	@echo "make test      run the test suite, two tests at a time (AT_ONCE=1: one)"
 	@echo "make test-all  the same and what is slower"
 	@echo "make lint      style and formatting;  make types  static types;  make format  mend formatting"
 	@echo "make clean     remove .venv, demo/ and caches"

@@ -147,11 +147,20 @@ def run(
             f"({error.task}). The usual cause is memory: the operating system or Slurm killed the "
             "worker. Give each worker more, use a smaller chunk_size, or see the workers' logs."
         ) from error
-    except (CommClosedError, FutureCancelledError, FuturesCancelledError) as error:
+    except (
+        _UnreachableError,
+        CommClosedError,
+        FutureCancelledError,
+        FuturesCancelledError,
+    ) as error:
         groups = getattr(error, "error_groups", [error])
         if any(getattr(group, "reason", _LOST) != _LOST for group in groups):
             raise
-        raise _lost() from error
+        raise ClusterError(
+            "the Dask scheduler was lost: it has ended, or this process cannot reach it any more. "
+            "Start it again, and the same job; what is finished is in the checkpoint, if it has "
+            "one."
+        ) from error
     except BaseException:
         future.cancel()
         raise
@@ -171,11 +180,8 @@ def _run_local(collection: Any, group: str, progress: Callable[[int], None] | No
         return collection.compute()
 
 
-def _lost() -> ClusterError:
-    return ClusterError(
-        "the Dask scheduler was lost: it has ended, or this process cannot reach it any more. "
-        "Start it again, and the same job; what is finished is in the checkpoint, if it has one."
-    )
+class _UnreachableError(Exception):
+    """The scheduler did not answer."""
 
 
 def _watch(
@@ -221,13 +227,13 @@ def _watch(
 
 
 def _looked(client: Any, group: str, n_tasks: int, since: float) -> tuple[int, Sight, list[Lag]]:
-    """Have the scheduler look; ClusterError if it cannot be reached."""
+    """Have the scheduler look."""
     try:
         found: tuple[int, Sight, list[Lag]] = client.run_on_scheduler(
             _look, group=group, n_tasks=n_tasks, since=since
         )
     except OSError as error:  # Dask's own of connections among them
-        raise _lost() from error
+        raise _UnreachableError from error
     return found
 
 

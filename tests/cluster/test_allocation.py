@@ -161,7 +161,8 @@ def test_a_scheduler_that_is_lost_is_told_by_a_look(
         raise error
 
     monkeypatch.setattr(workers, "wait", wait)
-    future = SimpleNamespace(done=lambda: False, cancel=lambda: None)
+    # Without a cancel(): it would wait for the scheduler for half a minute, and fail.
+    future = SimpleNamespace(done=lambda: False)
     client = SimpleNamespace(
         compute=lambda _: future, cluster=None, run_on_scheduler=run_on_scheduler
     )
