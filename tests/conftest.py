@@ -23,6 +23,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def _uses_slurm(nodeid: str) -> bool:
+    return nodeid.startswith("tests/slurm/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that use Slurm: they wait most, and last longest of what stays together."""
+    items.sort(key=lambda item: not _uses_slurm(item.nodeid))
+
+
 class Together(LoadScopeScheduling):
     """Which tests go to one process, where several run them: a file's, and all that use Slurm.
 
@@ -30,8 +39,7 @@ class Together(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "slurm" if file.startswith("tests/slurm/") else file
+        return "slurm" if _uses_slurm(nodeid) else nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
