@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 
@@ -90,6 +91,19 @@ def test_once_out_of_memory_it_goes_on(workers: Connection, tmp_path: Path) -> N
     check(truth)
     assert len(meals(tmp_path)) == 1
     assert notes(kept, "*") == []
+
+
+def test_a_worker_that_is_slow_to_come_back_is_waited_for(workers: Connection) -> None:
+    """Dask would end its nanny, and it would never come."""
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}):
+        before = set(workers.client.run(os.getpid).values())
+        os.kill(min(before), signal.SIGKILL)
+
+        def both_are_there() -> bool:
+            now = set(workers.client.run(os.getpid, on_error="ignore").values())
+            return len(now) == 2 and min(before) not in now
+
+        wait_until("both workers", both_are_there)
 
 
 def test_rows_that_crash_four_times_end_the_run(workers: Connection, tmp_path: Path) -> None:

@@ -93,6 +93,11 @@ class _LocalCluster(SpecCluster):  # type: ignore[misc, unused-ignore]
     # Nannies restart workers; nobody restarts nannies.
     loses_workers_for_good = True
 
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        # SpecCluster ends a nanny whose worker is not back within 15 s. A machine under load takes
+        # longer to start it again; who waits for it has a limit of his own.
+        super(SpecCluster, self)._update_worker_status(op, msg)
+
     async def _close(self) -> None:
         await asyncio.gather(*(worker.close() for worker in self.workers.values()))
         await super()._close()
