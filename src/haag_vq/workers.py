@@ -30,8 +30,8 @@ from haag_vq.memory import (
 # Dask's word for why futures are cancelled when the client has lost the scheduler.
 _LOST = "scheduler-connection-lost"
 
-# A nanny restarts its worker in a second or two, under load in half a minute; without nannies nobody
-# does.
+# A nanny restarts its worker in a second or two, under load in half a minute; without nannies
+# nobody does.
 NO_WORKERS_SECONDS = 60
 
 # Between two looks at a run, at first and later. One takes client and scheduler 9 ms: four a second
