@@ -125,6 +125,17 @@ class _Open:
     """By this process's clock."""
 
 
+def keeper_of(client: Any) -> Any:
+    """Return the `cluster.keeper` of the Slurm jobs that a client computes on; None for others."""
+    return getattr(getattr(client, "cluster", None), "keeper", None)
+
+
+def job_of(client: Any, worker: str) -> str:
+    """Return the number of the Slurm job that a worker is in, by its name; '' for none."""
+    keeper = keeper_of(client)
+    return "" if keeper is None else str(keeper.job_of(worker))
+
+
 class Deaths:
     """Tells of the workers that a job loses while it runs, each once its cause is known.
 
@@ -149,7 +160,7 @@ class Deaths:
             before = self._seen.get(address)
             most = max(memory, before.measured_bytes if before else 0)
             # Looked up while it lives: of a job that is replaced nothing is known by its name.
-            job = before.job if before else self._job_of(name)
+            job = before.job if before else job_of(self._client, name)
             self._seen[address] = _Seen(name, host, limit, most, threads, job)
         for when, address, in_order, tasks in now.left:
             self.since = max(self.since, when)
@@ -162,13 +173,6 @@ class Deaths:
             if cause is not None:
                 host = death.seen.host
                 self._told(Death(death.worker, host, death.when, death.running, cause))
-
-    @property
-    def _keeper(self) -> Any:
-        return getattr(self._client.cluster, "keeper", None)
-
-    def _job_of(self, name: str) -> str:
-        return "" if self._keeper is None else str(self._keeper.job_of(name))
 
     def _cause(self, death: _Open, now: Sight, last: bool) -> Cause | None:
         """Find why a worker is gone; None while that may still be told."""
@@ -183,7 +187,7 @@ class Deaths:
         if death.in_order:
             return Cause("ended", "it left in order, at the end of its time")
         waited = float("inf") if last else time.monotonic() - death.noticed
-        keeper = self._keeper
+        keeper = keeper_of(self._client)
         told: Cause | None = None if keeper is None else keeper.cause_of(seen.job)
         back = [
             address

@@ -16,7 +16,7 @@ from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from haag_vq import interrupts
-from haag_vq.deaths import Death, Deaths, Sight, sight
+from haag_vq.deaths import Death, Deaths, Sight, keeper_of, sight
 from haag_vq.errors import ClusterError
 from haag_vq.lags import Lag, Lags, lagging
 from haag_vq.memory import (
@@ -202,7 +202,7 @@ def _watch(
         with suppress(TimeoutError):
             wait(future, timeout=max(FIRST_LOOK_SECONDS, age * LOOK_SECONDS))
             continue
-        keeper = getattr(client.cluster, "keeper", None)
+        keeper = keeper_of(client)
         if keeper is not None and keeper.trouble is not None:
             raise keeper.trouble
         n_done, seen, late = _looked(client, group, n_tasks, deaths.since)

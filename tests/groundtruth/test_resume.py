@@ -310,6 +310,7 @@ def test_other_numbers_of_processes_go_on_from_one_another(tmp_path: Path) -> No
         base.check(truth, n_rows)
     # One for each job: what workers leave is merged up to the cut.
     assert list_intervals(tmp_path / "run") == [(0, 900), (900, N)]
+    assert len({read.pid for read in base.source().reads()}) >= 2
     assert base.reads() == [1] * N
 
 

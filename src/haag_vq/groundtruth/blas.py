@@ -59,7 +59,7 @@ def _take_control() -> None:
     Since version 3.8 it does nothing, without a word, for others than the first that ever set
     OpenBLAS's threads.
     """
-    controller: Any = getattr(threadpoolctl, "OpenBLASController", None)
+    controller = threadpoolctl.OpenBLASController
     if hasattr(controller, "clear_controlling_thread"):
         controller.clear_controlling_thread(force=True)
 

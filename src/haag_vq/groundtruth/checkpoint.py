@@ -40,7 +40,7 @@ from haag_vq.groundtruth.manifest import (
     write_manifest,
 )
 from haag_vq.memory import format_bytes
-from haag_vq.parsing import undisturbed
+from haag_vq.sources.npy import load_npy
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -258,9 +258,9 @@ def reopen_checkpoint(directory: str | os.PathLike[str]) -> Iterator[Checkpoint]
 def load_queries(checkpoint: Checkpoint) -> tuple[F32, I64 | None]:
     """Read the queries of a checkpoint, and their rows in the base's files where known."""
     try:
-        xq: F32 = _read_array(checkpoint.directory / "queries.npy")
+        xq: F32 = load_npy(checkpoint.directory / "queries.npy")
         path = checkpoint.directory / "query_rows.npy"
-        rows: I64 | None = _read_array(path) if path.exists() else None
+        rows: I64 | None = load_npy(path) if path.exists() else None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(_damaged_queries(checkpoint.directory)) from error
     if sha256_of(xq) != checkpoint.manifest.queries_sha256:
@@ -312,17 +312,12 @@ def _keep_queries(home: Path, xq: F32, query_rows: I64 | None) -> None:
         if array is None:
             continue
         try:
-            found = _read_array(home / name)
+            found = load_npy(home / name)
             if found.dtype == array.dtype and found.tobytes() == array.tobytes():
                 continue
         except (OSError, ValueError, EOFError):
             pass
         _write_array(home / name, array)
-
-
-def _read_array(path: Path) -> NDArray[Any]:
-    found: NDArray[Any] = undisturbed(lambda: np.load(path, allow_pickle=False))
-    return found
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

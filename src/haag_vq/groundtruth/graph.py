@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from haag_vq.errors import WriteError
 from haag_vq.groundtruth.blocks import MERGE_WIDTH
-from haag_vq.parsing import undisturbed
+from haag_vq.sources.npy import load_npy
 from haag_vq.tempdirs import new_directory, remove_stale
 
 F32 = NDArray[np.float32]
@@ -116,8 +116,7 @@ class SpilledQueries:
 
     def load(self) -> F32:
         """Read them back: (nq, d) float32."""
-        found: F32 = undisturbed(lambda: np.load(self.path, allow_pickle=False))
-        return found
+        return load_npy(self.path)
 
 
 def _queries_task(queries: Any) -> Any:

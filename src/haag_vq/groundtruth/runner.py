@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from haag_vq.deaths import Cause
+from haag_vq.deaths import Cause, job_of, keeper_of
 from haag_vq.groundtruth import graph
 from haag_vq.groundtruth.blocks import SearchShape, check_array, plan_spans
 from haag_vq.groundtruth.graph import Branch, Leaf
@@ -201,14 +201,13 @@ class Runner:
 
     def cause_of_job(self, number: str) -> Cause | None:
         """Tell how a Slurm job ended; None where nobody knows."""
-        keeper = getattr(getattr(self._workers.client, "cluster", None), "keeper", None)
+        keeper = keeper_of(self._workers.client)
         found: Cause | None = None if keeper is None else keeper.cause_of_job(number)
         return found
 
     def _standing_still(self, span: Span, lag: Lag) -> str:
         """Say of a block that it does not end, and what can be done."""
-        keeper = getattr(self._workers.client.cluster, "keeper", None)
-        job = "" if keeper is None else keeper.job_of(lag.worker)
+        job = job_of(self._workers.client, lag.worker)
         end = f"scancel {job}, or kill {lag.pid} there" if job else f"kill {lag.pid} there"
         others = f", where others took {lag.mean_seconds:.1f} s" if lag.mean_seconds else ""
         return (

@@ -127,12 +127,11 @@ def borrowed(job: str) -> Iterator[Workspace]:
         workspace = _idle.pop() if _idle else Workspace()
         _n_borrowed += 1
     workspace.begin(job)
-    sound = False
+    sound = True
     try:
         yield workspace
-        sound = True
-    except Exception:
-        sound = True
+    except BaseException as error:
+        sound = isinstance(error, Exception)
         raise
     finally:
         with _lock:

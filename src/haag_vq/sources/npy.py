@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tokenize
 from typing import Any, BinaryIO
 
@@ -11,7 +12,7 @@ from haag_vq.errors import DataError
 from haag_vq.parsing import undisturbed
 from haag_vq.sources.fileio import StoredFile
 from haag_vq.sources.fixed import FixedRowSource, check_body
-from haag_vq.sources.protocol import STORED_DTYPES
+from haag_vq.sources.protocol import STORED_DTYPES, AnyArray
 from haag_vq.sources.ranged import header_of
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -43,6 +44,12 @@ def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any
         return of_version(file)
 
     return undisturbed(read)
+
+
+def load_npy(path: str | os.PathLike[str]) -> AnyArray:
+    """Read a whole file of our own into memory, as `numpy.load` does."""
+    found: AnyArray = undisturbed(lambda: np.load(path, allow_pickle=False))
+    return found
 
 
 def open_npy(stamp: StoredFile) -> FixedRowSource:
