@@ -58,6 +58,8 @@ FORMATS = [
     (".f16bin", None, "float16"),
     (".u8bin", None, "uint8"),
     (".i8bin", "int8", "int8"),
+    (".fvecs", None, "float32"),
+    (".bvecs", None, "uint8"),
     (".NPY", None, "float32"),
 ]
 
@@ -110,6 +112,13 @@ def test_fbin_is_what_big_ann_reads(tmp_path: Path) -> None:
     export_vectors(ArraySource(REAL), tmp_path / "out.fbin", chunk_bytes=1_000)
     raw = (tmp_path / "out.fbin").read_bytes()
     assert raw == struct.pack("<II", N, DIM) + REAL.astype("<f4").tobytes()
+
+
+def test_fvecs_is_what_texmex_reads(tmp_path: Path) -> None:
+    export_vectors(ArraySource(REAL), tmp_path / "out.fvecs", chunk_bytes=1_000)
+    raw = np.fromfile(tmp_path / "out.fvecs", "<i4").reshape(N, 1 + DIM)
+    assert (raw[:, 0] == DIM).all()
+    np.testing.assert_array_equal(raw[:, 1:].view("<f4"), REAL)
 
 
 def test_parquet_has_row_groups_of_a_thousand(tmp_path: Path) -> None:
@@ -290,6 +299,7 @@ def test_integers_hold_neither_fractions_nor_more(
         ("out.f16bin", "float32", r"holds float16, not float32; name it \.fbin"),
         ("out.u8bin", "int8", r"name it \.i8bin"),
         ("out.i8bin", "float64", r"use \.npy or \.parquet"),
+        ("out.bvecs", "float32", r"a \.bvecs file holds uint8, not float32; name it \.fbin"),
         ("out.npy", "int32", "'int32' is none of float32"),
         ("out.npy", "complex64", "is none of"),
         ("out.bin", None, r"out.bin: vectors are written as \.npy"),
@@ -435,7 +445,7 @@ def test_an_error_of_reading_is_no_error_of_writing(out: Path, error: BaseExcept
 
 
 def test_a_source_of_fewer_rows_than_promised_leaves_nothing(tmp_path: Path) -> None:
-    writer = FixedRowWriter(tmp_path / "part", 10, DIM, np.dtype("<f4"), True)
+    writer = FixedRowWriter(tmp_path / "part", 10, DIM, np.dtype("<f4"), ".npy")
     writer.write(REAL[:9])
     with pytest.raises(DataError, match="9 rows written of 10 promised"):
         writer.finish()

@@ -20,6 +20,7 @@ from haag_vq.groundtruth import (
     load_ground_truth,
     merge_checkpoint,
     recall,
+    score_ids,
     search_rows,
 )
 from haag_vq.planning import (
@@ -58,5 +59,6 @@ __all__ = [
     "open_dataset",
     "plan",
     "recall",
+    "score_ids",
     "search_rows",
 ]

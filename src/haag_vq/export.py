@@ -17,7 +17,9 @@ from haag_vq.errors import WriteError
 from haag_vq.memory import Allowance, Projection, check_fits, format_bytes, process_allowance
 from haag_vq.partition import plan_partitions
 from haag_vq.sources import VectorSource
+from haag_vq.sources.fixed import ROW_DIM
 from haag_vq.sources.protocol import F32
+from haag_vq.sources.texmex import TEXMEX_DTYPES
 from haag_vq.sources.write import open_writer, stored_dtype
 
 DEFAULT_CHUNK_BYTES = 32 << 20
@@ -42,7 +44,7 @@ def export_vectors(
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
-    """Write all rows of a source to .npy, .fbin, .f16bin, .u8bin, .i8bin or .parquet.
+    """Write all rows of a source to .npy, .parquet, big-ann's formats, .fvecs or .bvecs.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def export_vectors(
     """
     target = Path(path)
     stored = stored_dtype(target, dtype)
-    size = output_bytes(source, stored)
+    size = output_bytes(source, target, stored)
     projection = check_export(source, chunk_bytes, process_allowance())
     _check_room(target, size)
     partitions = list(plan_partitions(source.edges, source.dim * 4, chunk_bytes))
@@ -112,9 +114,10 @@ def check_export(source: VectorSource, chunk_bytes: int, allowance: Allowance) -
     return projection
 
 
-def output_bytes(source: VectorSource, stored: np.dtype[Any]) -> int:
+def output_bytes(source: VectorSource, target: Path, stored: np.dtype[Any]) -> int:
     """Bytes of the vectors as an export writes them, without headers."""
-    return source.n_rows * source.dim * stored.itemsize
+    before = ROW_DIM.itemsize if target.suffix.lower() in TEXMEX_DTYPES else 0
+    return source.n_rows * (before + source.dim * stored.itemsize)
 
 
 def _check_room(target: Path, size_bytes: int) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from haag_vq.commands import compare
+from haag_vq import ground_truth, open_dataset
+from haag_vq.commands import compare, evaluate
 from haag_vq.errors import DataError, UsageError
 from haag_vq.groundtruth.result import GroundTruth
 from tests.commands.running import run
 from tests.groundtruth import oracle
-from tests.support.files import vectors, write_npy
+from tests.support.files import vectors, write_hdf5, write_ivecs, write_npy
 
 N, DIM, NQ, K = 300, 8, 7, 5
 
@@ -94,3 +95,59 @@ def test_what_is_refused(truth: GroundTruth, tmp_path: Path) -> None:
         run(compare, a, a, "--base", tmp_path / "base.npy")
     with pytest.raises(UsageError, match="--queries goes with --base"):
         run(compare, a, a, "--queries", "first:7")
+
+
+@pytest.fixture
+def published(truth: GroundTruth, tmp_path: Path) -> tuple[object, ...]:
+    """Ids alone, as TEXMEX publishes them, in some order; and the words that name the vectors."""
+    write_ivecs(tmp_path / "b.ivecs", truth.ids[:, ::-1])
+    return ("--base", tmp_path / "base.npy", "--queries", tmp_path / "queries.npy")
+
+
+def test_ids_alone_are_scored_by_the_vectors(
+    truth: GroundTruth, published: tuple[object, ...], tmp_path: Path
+) -> None:
+    a, b = tmp_path / "a.npz", tmp_path / "b.ivecs"
+    facts, _ = run(compare, a, b, "--metric", "l2", *published)
+    assert (facts["agree"], facts["n_exact"], facts["largest_gap"]) == (True, NQ, 0)
+    ids = truth.ids.copy()
+    ids[3, 4] = next(row for row in range(N) if row // 2 not in ids[3] // 2)
+    write_ivecs(b, ids)
+    facts, _ = run(compare, a, b, "--metric", "l2", *published)
+    assert (facts["n_errors"], facts["n_wrong_b"], compare.exit_code(facts)) == (1, 1, 1)
+    facts, _ = run(evaluate, b, a, "--k", "5")
+    assert facts["recall"]["5"]["mean"] == (NQ * K - 1) / (NQ * K)
+    write_ivecs(b, truth.ids)
+    facts, _ = run(evaluate, a, b, "--metric", "l2", *published)
+    assert facts["recall"]["1"]["mean"] == 1
+
+
+def test_ids_alone_need_vectors_and_a_metric(
+    published: tuple[object, ...], truth: GroundTruth, tmp_path: Path
+) -> None:
+    a, b = tmp_path / "a.npz", tmp_path / "b.ivecs"
+    for words in ((), ("--metric", "l2"), published):
+        with pytest.raises(
+            UsageError, match=r"b\.ivecs holds ids alone: .* Give --metric, and --b"
+        ):
+            run(compare, a, b, *words)
+    write_ivecs(b, truth.ids[:-1])
+    with pytest.raises(UsageError, match=f"the truth has {NQ - 1} queries, {NQ} were given"):
+        run(compare, a, b, "--metric", "l2", *published)
+    write_ivecs(b, np.full((NQ, K), -1))
+    with pytest.raises(UsageError, match="lacks neighbours"):
+        run(compare, a, b, "--metric", "l2", *published)
+    write_ivecs(b, np.full((NQ, K), N))
+    with pytest.raises(DataError, match=f"the truth has id {N} at rank 1 of query 0"):
+        run(compare, a, b, "--metric", "l2", *published)
+
+
+def test_a_file_of_ann_benchmarks_is_held_against_our_own(tmp_path: Path) -> None:
+    x, xq = vectors(N, DIM), vectors(NQ, DIM, seed=1)
+    keys, ids = oracle.neighbours(x, xq, K, "l2")
+    found = {"neighbors": ids.astype(np.int32), "distances": np.sqrt(keys).astype(np.float32)}
+    theirs = write_hdf5(tmp_path / "their.hdf5", found | {"train": x, "test": xq}, "euclidean")
+    out = tmp_path / "our.hdf5"
+    ground_truth(open_dataset(theirs), k=K, metric="auto").save(out)
+    facts, _ = run(compare, out, theirs, "--base", theirs)
+    assert (facts["agree"], facts["n_exact"], facts["by_vectors"]) == (True, NQ, True)

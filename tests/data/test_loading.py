@@ -8,7 +8,7 @@ import pytest
 
 from haag_vq import ground_truth, open_dataset
 from haag_vq.errors import UsageError
-from tests.support.files import vectors, write_parquet
+from tests.support.files import vectors, write_hdf5, write_npy, write_parquet
 
 
 def test_a_pattern_reaches_every_directory_below(tmp_path: Path) -> None:
@@ -60,3 +60,58 @@ def test_row_groups_stay_whole_in_a_sample(tmp_path: Path) -> None:
     assert len(sample.source.edges) == 11
     # Warnings are errors here: blocks of whole row groups cut none of them.
     assert sample.vectors.numblocks == (1, 1)
+
+
+BASE, QUERIES = vectors(40, 6), vectors(5, 6, seed=1)
+
+
+def annbenchmarks(path: Path, distance: str = "angular") -> Path:
+    """A file as ann-benchmarks publishes them."""
+    found = {"neighbors": np.zeros((5, 3), np.int32), "distances": np.zeros((5, 3), np.float32)}
+    return write_hdf5(path, {"train": BASE, "test": QUERIES, **found}, distance)
+
+
+@pytest.mark.parametrize(
+    ("distance", "metric"),
+    [("euclidean", "l2"), ("angular", "cosine"), ("ip", "ip"), ("jaccard", None), ("", None)],
+)
+def test_a_file_of_ann_benchmarks_has_its_queries_and_metric(
+    distance: str, metric: str | None, tmp_path: Path
+) -> None:
+    dataset = open_dataset(annbenchmarks(tmp_path / "x.hdf5", distance))
+    np.testing.assert_array_equal(dataset.compute(), BASE)
+    np.testing.assert_array_equal(dataset.queries, QUERIES)
+    assert dataset.metric == metric
+    assert dataset.query_rows is None
+    if metric is not None:
+        assert ground_truth(dataset, k=3, metric="auto").metric == metric
+
+
+def test_what_a_file_of_ann_benchmarks_has_gives_way_to_what_is_asked(tmp_path: Path) -> None:
+    path = annbenchmarks(tmp_path / "x.hdf5")
+    assert open_dataset(path, metric="ip").metric == "ip"
+    dataset = open_dataset(path, queries="first:2", limit=30)
+    assert dataset.n_rows == 30
+    np.testing.assert_array_equal(dataset.queries, BASE[:2])
+    other = open_dataset(path, column="test", query_column="train")
+    np.testing.assert_array_equal(other.compute(), QUERIES)
+    np.testing.assert_array_equal(other.queries, BASE)
+
+
+def test_queries_in_an_hdf5_file_are_its_own(tmp_path: Path) -> None:
+    path = annbenchmarks(tmp_path / "x.hdf5")
+    base = write_npy(tmp_path / "base.npy", BASE)
+    np.testing.assert_array_equal(open_dataset(base, queries=path).queries, QUERIES)
+    named = open_dataset(base, queries=path, query_column="train")
+    np.testing.assert_array_equal(named.queries, BASE)
+
+
+def test_an_hdf5_file_that_begins_with_other_bytes_is_one(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "x.h5", {"train": BASE, "test": QUERIES}, "ip", 512)
+    dataset = open_dataset(path)
+    assert dataset.metric == "ip"
+    np.testing.assert_array_equal(dataset.queries, QUERIES)
+
+
+def test_an_hdf5_file_without_queries_has_none(tmp_path: Path) -> None:
+    assert open_dataset(write_hdf5(tmp_path / "x.h5", {"train": BASE})).queries is None

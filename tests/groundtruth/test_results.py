@@ -19,12 +19,9 @@ from haag_vq.errors import DataError, SourceNotFoundError, UsageError
 from haag_vq.groundtruth.result import GroundTruth
 from haag_vq.groundtruth.results import read_results
 from tests.groundtruth.cases import METRICS
+from tests.support.files import write_ivecs
 
 IDS = np.array([[5, 0, -1], [2, 1, 9]])
-
-
-def write_ivecs(path: Path, ids: NDArray[Any]) -> None:
-    path.write_bytes(b"".join(struct.pack(f"<{1 + len(row)}i", len(row), *row) for row in ids))
 
 
 def write_ibin(path: Path, ids: NDArray[Any], distances: NDArray[Any] | None = None) -> None:
@@ -48,7 +45,7 @@ def write_npy(path: Path, ids: NDArray[Any]) -> None:
     np.save(path, ids)
 
 
-WRITERS: dict[str, Callable[[Path, NDArray[Any]], None]] = {
+WRITERS: dict[str, Callable[[Path, NDArray[Any]], object]] = {
     ".npz": write_npz,
     ".npy": write_npy,
     ".ibin": write_ibin,

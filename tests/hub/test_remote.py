@@ -24,10 +24,10 @@ from haag_vq.hub import transport
 from haag_vq.hub.files import HubFile
 from haag_vq.hub.remote import RemoteFile
 from haag_vq.sources import ahead, fixed, ranged
-from haag_vq.sources.open import open_source, open_stored
+from haag_vq.sources.open import open_stored
 from tests.hub.repos import DBPEDIA_1536, DIM, MSMARCO, write_dbpedia, write_msmarco
 from tests.hub.server import PIECE_BYTES, Fault, Hub
-from tests.support.files import read_rows, take_rows, write_bigann
+from tests.support.files import read_rows, take_rows, write_bigann, write_hdf5, write_texmex
 
 COLUMN = "text-embedding-3-large-1536-embedding"
 
@@ -104,13 +104,18 @@ def test_of_parquet_only_the_chunks_of_the_column_are_fetched(
     assert len(set(asked)) == len(asked)
 
 
-def test_big_ann_files_are_read_from_the_hub_too(hub: Hub) -> None:
+@pytest.mark.parametrize("name", ["base.fbin", "base.fvecs", "base.hdf5"])
+def test_other_files_of_rows_are_read_from_the_hub_too(hub: Hub, name: str) -> None:
     array = np.arange(60, dtype=np.float32).reshape(12, 5)
-    path = hub.root / "some/set/base.fbin"
+    path = hub.root / "some/set" / name
     path.parent.mkdir(parents=True)
-    write_bigann(path, array)
+    if name == "base.hdf5":
+        write_hdf5(path, {"train": array})
+    else:
+        (write_bigann if name == "base.fbin" else write_texmex)(path, array)
     source = open_stored(remote(hub, "some/set", "*"), "the set")
-    assert_array_equal(read_rows(source), open_source(path).dtype.type(1) * array)
+    assert_array_equal(read_rows(source), array)
+    assert_array_equal(take_rows(source, [0, 3, 4, 11]), array[[0, 3, 4, 11]])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "uint8"])

@@ -26,7 +26,14 @@ from haag_vq.sources.fileio import FileStamp
 from haag_vq.sources.npy import open_npy
 from haag_vq.sources.protocol import F32, I64
 from tests.support.counting import CountingSource
-from tests.support.files import vectors, write_bigann, write_npy, write_parquet
+from tests.support.files import (
+    vectors,
+    write_bigann,
+    write_hdf5,
+    write_npy,
+    write_parquet,
+    write_texmex,
+)
 
 N, DIM = 45, 6
 
@@ -75,6 +82,19 @@ def _bigann(suffix: str, dtype: str, path: Path) -> Made:
     array = vectors(N, DIM, dtype)
     write_bigann(path / f"x{suffix}", array)
     return _made(lambda: open_source(path / f"x{suffix}"), array)
+
+
+def _texmex(suffix: str, dtype: str, path: Path) -> Made:
+    array = vectors(N, DIM, dtype)
+    write_texmex(path / f"x{suffix}", array)
+    return _made(lambda: open_source(path / f"x{suffix}"), array)
+
+
+def _hdf5(dtype: str, userblock: int, path: Path) -> Made:
+    array = vectors(N, DIM, dtype)
+    others = {"neighbors": np.zeros((3, 2), np.int32), "test": vectors(3, DIM, "float64", 1)}
+    write_hdf5(path / "x.hdf5", others | {"train": array}, "euclidean", userblock)
+    return _made(lambda: open_source(path / "x.hdf5"), array)
 
 
 def _parquet(kind: str, dtype: str, group: int | None, path: Path) -> Made:
@@ -176,6 +196,11 @@ KINDS |= {
     "f16bin": _partial(_bigann, ".f16bin", "float16"),
     "u8bin": _partial(_bigann, ".u8bin", "uint8"),
     "i8bin": _partial(_bigann, ".i8bin", "int8"),
+    "fvecs": _partial(_texmex, ".fvecs", "float32"),
+    "bvecs": _partial(_texmex, ".bvecs", "uint8"),
+    "hdf5-float32": _partial(_hdf5, "float32", 0),
+    "hdf5->f8": _partial(_hdf5, ">f8", 0),
+    "hdf5-userblock": _partial(_hdf5, "float16", 512),
 }
 KINDS |= {
     f"parquet-{kind}-{dtype}-{group or 'all'}": _partial(_parquet, kind, dtype, group)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from haag_vq.sources import (
 )
 from haag_vq.sources import parquet as parquet_module
 from haag_vq.sources.fileio import FileStamp, pread_exactly
+from haag_vq.sources.hdf5 import open_hdf5
 from haag_vq.sources.npy import open_npy
 from haag_vq.sources.open import natural_key
 from tests.support.files import (
@@ -38,8 +40,10 @@ from tests.support.files import (
     take_rows,
     vectors,
     write_bigann,
+    write_hdf5,
     write_npy,
     write_parquet,
+    write_texmex,
 )
 
 N, DIM = 60, 4
@@ -67,7 +71,9 @@ def write(path: Path, array: Any, group: int = 7) -> Path:
         return write_npy(path, array)
     if path.suffix == ".parquet":
         return write_parquet(path, array, row_group_size=group)
-    return write_bigann(path, array)
+    if path.suffix == ".hdf5":
+        return write_hdf5(path, {"train": array})
+    return write_texmex(path, array) if path.suffix == ".fvecs" else write_bigann(path, array)
 
 
 # --- vectors that are not finite -------------------------------------------------------------
@@ -78,6 +84,8 @@ FILES = [
     ("x.npy", "float16"),
     ("x.fbin", "float32"),
     ("x.f16bin", "float16"),
+    ("x.fvecs", "float32"),
+    ("x.hdf5", "float64"),
     ("x.parquet", "float64"),
     ("x.parquet", "float32"),
     ("x.parquet", "float16"),
@@ -539,6 +547,161 @@ def test_a_bigann_header_without_dimensions_is_refused(tmp_path: Path) -> None:
     assert names(message(DataError, lambda: open_source(path)), path, "dimension 0", ".fbin")
 
 
+# --- TEXMEX's files and HDF5 -----------------------------------------------------------------
+
+
+def test_rows_of_unlike_dimensions_are_told_by_row_and_both(tmp_path: Path) -> None:
+    path = write_texmex(tmp_path / "x.fvecs", vectors(N, DIM))
+    for row in (17, 41):
+        put(path, row * (4 + 4 * DIM), struct.pack("<i", 5))
+    source = open_source(path)
+    text = message(DataError, lambda: read_rows(source, 10, 50))
+    assert names(text, path, "row 17", "5 dimensions", "row 0 says 4", "2 such rows among 40")
+    text = message(DataError, lambda: take_rows(source.narrow(20, N), [0, 21, 22]))
+    assert names(text, "row 41", "1 such rows among 3")
+    assert len(read_rows(source, 18, 41)) == 23
+
+
+@pytest.mark.parametrize("suffix", [".fvecs", ".bvecs"])
+@pytest.mark.parametrize("lost", [1, 4, 30])
+def test_a_texmex_file_of_no_whole_number_of_rows_is_refused(
+    suffix: str, lost: int, tmp_path: Path
+) -> None:
+    dtype = "float32" if suffix == ".fvecs" else "uint8"
+    path = write_texmex(tmp_path / f"x{suffix}", vectors(N, 32, dtype))
+    cut(path, path.stat().st_size - lost)
+    row_bytes = 4 + 32 * np.dtype(dtype).itemsize
+    text = message(DataError, lambda: open_source(path))
+    assert names(text, path, "truncated", "dimension 32", f"{row_bytes} bytes each", "59 rows")
+    assert names(text, f"{path.stat().st_size:,} bytes", f"{row_bytes - lost} bytes more")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "no vectors"),
+        (b"\1\0", "no vectors"),
+        (bytes(20), "dimension 0"),
+        (struct.pack("<i", -4) + bytes(16), "dimension -4"),
+        # Big-endian, or something else altogether.
+        (struct.pack(">i", 128) + bytes(512), "dimension -2,147,483,648"),
+        (struct.pack(">i", 1536) + bytes(512), "dimension 393,216, so that rows take 1,572,868 b"),
+    ],
+)
+def test_a_texmex_file_without_a_dimension_is_refused(
+    data: bytes, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.fvecs"
+    path.write_bytes(data)
+    assert names(message(DataError, lambda: open_source(path)), path, told)
+
+
+def test_an_hdf5_file_without_the_array_lists_those_there(tmp_path: Path) -> None:
+    arrays = {"neighbors": np.zeros((3, 2), np.int32), "distances": np.zeros((3, 2), np.float32)}
+    path = write_hdf5(tmp_path / "x.hdf5", arrays)
+    text = message(DataError, lambda: open_source(path))
+    assert names(text, path, "no array 'train'", "'neighbors' (3, 2)", "'distances' (3, 2)")
+    assert names(text, "column=", "--column")
+    assert open_source(path, column="distances").n_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros(12, np.float32), ["shape (12,)", "two dimensions"]),
+        (np.zeros((4, 0), np.float32), ["shape (4, 0)"]),
+        (np.float32(1), ["shape ()"]),
+        (np.zeros((4, 3), np.int64), ["int64", "float32, float64, float16, int8, uint8"]),
+        (np.zeros((4, 3), bool), ["bool"]),
+        (np.array([["a", "b"]], "S2"), ["S2"]),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else f"{value.dtype}{value.shape}",
+)
+def test_an_hdf5_array_of_something_else_says_what_it_holds(
+    array: Any, words: list[str], tmp_path: Path
+) -> None:
+    path = write_hdf5(tmp_path / "x.hdf5", {"train": array})
+    assert names(message(DataError, lambda: open_source(path)), path, "'train'", *words)
+
+
+def chunked(file: Any) -> None:
+    file.create_dataset("train", data=vectors(N, DIM), chunks=(7, DIM), compression="gzip")
+
+
+def compact(file: Any) -> None:
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.COMPACT)
+    space = h5py.h5s.create_simple((N, DIM))
+    h5py.h5d.create(file.id, b"train", h5py.h5t.IEEE_F32LE, space, layout)
+
+
+def unwritten(file: Any) -> None:
+    file.create_dataset("train", (N, DIM), np.float32)
+
+
+def external(file: Any) -> None:
+    file.create_dataset("train", (N, DIM), np.float32, external=[("x.raw", 0, 4 * N * DIM)])
+
+
+def virtual(file: Any) -> None:
+    layout = h5py.VirtualLayout((N, DIM), np.float32)
+    layout[:] = h5py.VirtualSource("other.hdf5", "train", (N, DIM))
+    file.create_virtual_dataset("train", layout)
+
+
+STORED: dict[Callable[[Any], None], str] = {
+    chunked: "in chunks",
+    compact: "in its own description",
+    unwritten: "nothing was ever written",
+    external: "in another file",
+    virtual: "pieces of other files",
+}
+
+
+@pytest.mark.parametrize("store", list(STORED))
+def test_an_hdf5_array_that_is_not_in_one_piece_is_refused(
+    store: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        store(file)
+    text = message(DataError, lambda: open_source(path))
+    assert names(text, path, "'train'", STORED[store], "h5repack -l train:CONTI")
+
+
+def test_an_hdf5_array_in_another_file_is_not_looked_for_in_this_one(tmp_path: Path) -> None:
+    other = write_hdf5(tmp_path / "other.hdf5", {"rows": vectors(N, DIM)})
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        file["train"] = h5py.ExternalLink(str(other), "/rows")
+    text = message(DataError, lambda: open_source(path))
+    assert names(text, path, "'train' is a link to '/rows' in", other)
+
+
+@pytest.mark.parametrize("lost", [1, 100, 900])
+def test_a_truncated_hdf5_file_is_refused(lost: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.hdf5", vectors(N, DIM))
+    cut(path, path.stat().st_size - lost)
+    assert names(message(DataError, lambda: open_source(path)), path, "HDF5", "truncated")
+
+
+@settings(max_examples=200, deadline=None)
+@given(changes=st.lists(st.tuples(st.integers(0, 2_047), st.integers(0, 255)), max_size=4))
+def test_a_damaged_hdf5_file_is_a_data_error_or_harmless(
+    changes: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = write(tmp_path_factory.getbasetemp() / "damaged.hdf5", vectors(12, DIM))
+    for at, byte in changes:
+        put(path, at, bytes([byte]))
+    told = str(path)
+    try:
+        read_rows(open_hdf5(FileStamp.of(path)))
+    except DataError as error:
+        told = str(error)
+    assert str(path) in told
+
+
 # --- what a path stands for ------------------------------------------------------------------
 
 
@@ -587,6 +750,30 @@ def test_a_directory_of_mixed_formats_is_refused(tmp_path: Path) -> None:
     text = message(DataError, lambda: open_source(tmp_path))
     assert names(text, tmp_path, "mixes formats", "a.npy", "c.parquet", "*.npy")
     assert open_source(tmp_path / "*.npy").n_rows == 18
+
+
+@pytest.mark.parametrize("other", ["sift_query.fvecs", "sift_learn.fvecs", "queries.fvecs"])
+def test_queries_beside_a_base_are_not_stacked_with_it(other: str, tmp_path: Path) -> None:
+    write(tmp_path / "sift_base.fvecs", vectors(9, 3))
+    write(tmp_path / other, vectors(5, 3))
+    text = message(DataError, lambda: open_source(tmp_path))
+    assert names(text, tmp_path, "1 of 2", other, tmp_path / "sift_base.fvecs")
+    assert open_source(tmp_path / "sift_base.fvecs").n_rows == 9
+    (tmp_path / "sift_base.fvecs").unlink()
+    # A directory of queries alone is what it is.
+    assert open_source(tmp_path).n_rows == 5
+
+
+def test_words_that_only_contain_such_a_name_are_none(tmp_path: Path) -> None:
+    for name in ("learned-0.npy", "subquery.npy", "x-1.npy"):
+        write(tmp_path / name, vectors(9, 3))
+    assert open_source(tmp_path).n_rows == 27
+
+
+def test_ground_truth_beside_vectors_is_none_of_them(tmp_path: Path) -> None:
+    write(tmp_path / "x.npy", vectors(9, 3))
+    write(tmp_path / "gt.hdf5", vectors(5, 3))
+    assert open_source(tmp_path).n_rows == 9
 
 
 def test_several_sub_directories_are_listed(tmp_path: Path) -> None:

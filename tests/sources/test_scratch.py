@@ -22,7 +22,7 @@ from haag_vq.sources import (
     open_source,
 )
 from haag_vq.sources.protocol import F32
-from tests.support.files import vectors, write_npy, write_parquet
+from tests.support.files import vectors, write_npy, write_parquet, write_texmex
 
 # 12 MiB as float32: many times the pieces that are read, and than what is allowed below.
 N, DIM = 12_288, 256
@@ -38,6 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_npy(path / "f4.npy", vectors(N, DIM))
     write_npy(path / "f2.npy", vectors(N, DIM, "float16"))
     write_npy(path / "f8.npy", vectors(N, DIM, "float64"))
+    write_texmex(path / "f4.fvecs", vectors(N, DIM))
     write_parquet(path / "f4.parquet", vectors(N, DIM), row_group_size=N)
     write_parquet(path / "f8.parquet", vectors(N, DIM, "float64"), row_group_size=1_000)
     return path
@@ -61,7 +62,7 @@ _SHUFFLED = np.random.default_rng(0).permutation(N)
 SOURCES: dict[str, Make] = {
     **{
         name: (lambda path, name=name: open_source(path / name))  # type: ignore[misc]
-        for name in ("f4.npy", "f2.npy", "f8.npy", "f4.parquet", "f8.parquet")
+        for name in ("f4.npy", "f2.npy", "f8.npy", "f4.fvecs", "f4.parquet", "f8.parquet")
     },
     "array": lambda path: ArraySource(np.load(path / "f4.npy", mmap_mode="r")),
     "array of float16": lambda path: ArraySource(np.load(path / "f2.npy", mmap_mode="r")),

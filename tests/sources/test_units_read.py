@@ -29,8 +29,10 @@ from tests.support.files import (
     take_rows,
     vectors,
     write_bigann,
+    write_hdf5,
     write_npy,
     write_parquet,
+    write_texmex,
 )
 
 N, DIM = 500, 16
@@ -88,18 +90,20 @@ ASKED: dict[str, tuple[Callable[[VectorSource], object], list[int]]] = {
 
 
 @pytest.mark.parametrize("asked", list(ASKED))
-@pytest.mark.parametrize("name", ["x.npy", "x.f16bin", "x.fbin"])
+@pytest.mark.parametrize("name", ["x.npy", "x.f16bin", "x.fbin", "x.fvecs", "x.hdf5"])
 def test_row_files_read_only_the_rows_asked_for(
     name: str, asked: str, tmp_path: Path, pread: Bytes
 ) -> None:
-    array = vectors(N, DIM, "float32" if name == "x.fbin" else "float16")
+    array = vectors(N, DIM, "float32" if name in ("x.fbin", "x.fvecs") else "float16")
     path = tmp_path / name
-    write_npy(path, array) if name == "x.npy" else write_bigann(path, array)
+    write = {"x.npy": write_npy, "x.fvecs": write_texmex}.get(name, write_bigann)
+    write_hdf5(path, {"train": array}) if name == "x.hdf5" else write(path, array)
     source = open_source(path)
     assert pread.reads == []
     read, rows = ASKED[asked]
     read(source)
-    assert pread.rows(path.stat().st_size - array.nbytes, DIM * array.itemsize) == rows
+    row_bytes = DIM * array.itemsize + 4 * (name == "x.fvecs")
+    assert pread.rows(path.stat().st_size - N * row_bytes, row_bytes) == rows
 
 
 def test_neighbouring_rows_of_a_take_are_one_read(tmp_path: Path, pread: Bytes) -> None:

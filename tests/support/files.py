@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +55,33 @@ def write_bigann(path: Path, array: AnyArray) -> Path:
     if array.dtype != np.dtype(kinds[path.suffix]):
         raise ValueError(f"{path.suffix} does not hold {array.dtype}")
     path.write_bytes(struct.pack("<II", *array.shape) + array.tobytes())
+    return path
+
+
+def write_texmex(path: Path, array: AnyArray) -> Path:
+    """Write `array` (n, dim) as .fvecs or .bvecs: each row after its dimension."""
+    kinds = {".fvecs": "<f4", ".bvecs": "|u1"}
+    if array.dtype != np.dtype(kinds[path.suffix]):
+        raise ValueError(f"{path.suffix} does not hold {array.dtype}")
+    path.write_bytes(b"".join(struct.pack("<i", len(row)) + row.tobytes() for row in array))
+    return path
+
+
+def write_ivecs(path: Path, ids: AnyArray) -> Path:
+    """Write ids (nq, k) as .ivecs."""
+    path.write_bytes(b"".join(struct.pack(f"<{1 + len(row)}i", len(row), *row) for row in ids))
+    return path
+
+
+def write_hdf5(
+    path: Path, arrays: Mapping[str, AnyArray], distance: str = "", userblock: int = 0
+) -> Path:
+    """Write arrays as ann-benchmarks does, each in one piece."""
+    with h5py.File(path, "w", userblock_size=userblock) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+        if distance:
+            file.attrs["distance"] = distance
     return path
 
 

@@ -47,7 +47,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 def add_part(group: argparse._ActionsContainer) -> None:
     """Add the options that say which part of a source is meant."""
-    group.add_argument("--column", help="embedding column of Parquet files")
+    group.add_argument("--column", help="embedding column of Parquet, array of HDF5 files")
     group.add_argument(
         "--cache-dir", help="where copies of named sets are, and where --no-streaming stages"
     )

@@ -21,7 +21,9 @@ def add_base(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--queries", help="first:N, holdout:N, sample:N or a file (default: the set's own)"
     )
-    group.add_argument("--query-column", help="embedding column of a Parquet file of queries")
+    group.add_argument(
+        "--query-column", help="column of a Parquet, array of an HDF5 file of queries"
+    )
     add_part(group)
 
 

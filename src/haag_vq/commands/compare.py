@@ -18,12 +18,14 @@ HELP = "compare two ground truths: ties, misordering within float32 error, error
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the two files and the vectors that settle where they differ."""
-    parser.add_argument("a", metavar="A", help="ground truth: .hdf5, .npz or .ibin")
+    parser.add_argument(
+        "a", metavar="A", help="ground truth: .hdf5, .npz, .ibin; .ivecs with --base"
+    )
     parser.add_argument(
         "b", metavar="B", help="another of the same queries and base; or published:msmarco"
     )
     parser.add_argument(
-        "--metric", choices=("l2", "ip", "cosine"), help="of files that do not say: .ibin"
+        "--metric", choices=("l2", "ip", "cosine"), help="of files that do not say: .ibin, .ivecs"
     )
     add_base(parser)
 
@@ -32,9 +34,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     """Compare; that they differ is a finding, told by the facts and by the exit code."""
     if args.a.startswith(PUBLISHED):
         raise UsageError(f"{args.a} is to be B, what is held against it A: exchange the two.")
-    a, b = (load_truth(text, args) for text in (args.a, args.b))
+    base = open_base_of(args)
+    a, b = (load_truth(text, args, base) for text in (args.a, args.b))
     heads_only = args.b.startswith(PUBLISHED) and is_of_prefix(a, b)
-    found = (compare_heads if heads_only else compare)(a, b, base=open_base_of(args))
+    found = (compare_heads if heads_only else compare)(a, b, base=base)
     facts = {"agree": found.agree, "verdict": found.verdict, "a": args.a, "b": args.b}
     facts["heads_only"] = heads_only
     return facts | asdict(found), found.rows()

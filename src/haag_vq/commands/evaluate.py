@@ -32,13 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "truth",
         metavar="TRUTH",
-        help="ground truth: .hdf5, .npz or .ibin; or published:msmarco (whole base only)",
+        help="ground truth: .hdf5, .npz, .ibin; .ivecs with --base; or published:msmarco (whole "
+        "base only)",
     )
     parser.add_argument(
         "--k", type=_several, metavar="K,K,…", help="as 1,10,100 (default: those that there are)"
     )
     parser.add_argument(
-        "--metric", choices=("l2", "ip", "cosine"), help="of a TRUTH that does not say: .ibin"
+        "--metric",
+        choices=("l2", "ip", "cosine"),
+        help="of a TRUTH that does not say: .ibin, .ivecs",
     )
     add_base(parser)
 
@@ -46,11 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     """Read both files and score the result at each k."""
     result = read_results(args.result)
-    truth = load_truth(args.truth, args)
+    base = open_base_of(args)
+    truth = load_truth(args.truth, args, base)
     most = min(result.ids.shape[1], truth.k)
     wanted = args.k or sorted({*(k for k in USUAL_K if k <= most), most})
     claims = _claims(result, truth, args.truth)
-    base = open_base_of(args)
     if args.truth.startswith(PUBLISHED) and base is not None:
         _check_whole(base.n_rows, truth, args.truth)
     reports = [recall(result.ids, truth, k, result_distances=claims, base=base) for k in wanted]

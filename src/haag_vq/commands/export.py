@@ -19,13 +19,17 @@ from haag_vq.progress import ProgressLine
 from haag_vq.report import Rows
 
 NAME = "export"
-HELP = "write vectors to .npy, .parquet, .fbin, .f16bin, …"
+HELP = "write vectors to .npy, .parquet, .fbin, .fvecs, …"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the set, the rows of it and the file to write."""
     add_source(parser)
-    parser.add_argument("out", metavar="OUT", help=".npy, .parquet, .fbin, .f16bin, .u8bin, .i8bin")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help=".npy, .parquet, .fbin, .f16bin, .u8bin, .i8bin, .fvecs, .bvecs",
+    )
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument("--sample", type=positive, help="so many rows spread over the set")
     rows.add_argument("--take", help="a file of row numbers: .npy, or text with one a line")

@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queries", help="first:N, holdout:N, sample:N or a file (default: the set's own)"
     )
-    parser.add_argument("--query-column", help="embedding column of a Parquet file of queries")
+    parser.add_argument(
+        "--query-column", help="column of a Parquet, array of an HDF5 file of queries"
+    )
     parser.add_argument("--k", type=positive, default=100, help="neighbours (default: 100)")
     parser.add_argument(
         "--metric",

@@ -7,17 +7,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from haag_vq.data import load_published_truth
+from haag_vq.data import VectorDataset, load_published_truth
 from haag_vq.errors import UsageError
-from haag_vq.groundtruth import GroundTruth, load_ground_truth
+from haag_vq.groundtruth import GroundTruth, load_ground_truth, score_ids
+from haag_vq.groundtruth.results import read_results
 from haag_vq.report import Rows, truth_facts, truth_table
 
 # Before the name of a set or of a file whose publisher's own neighbours are meant.
 PUBLISHED = "published:"
 
 
-def load_truth(text: str, args: argparse.Namespace) -> GroundTruth:
-    """Load a file of ground truth, or what ``published:msmarco`` or ``published:FILE`` names."""
+def load_truth(text: str, args: argparse.Namespace, base: VectorDataset | None) -> GroundTruth:
+    """Load a file of ground truth, or what ``published:msmarco`` or ``published:FILE`` names.
+
+    Raises
+    ------
+    UsageError
+        If the file has ids alone and no base is there to score them by, or no metric.
+    """
+    if text.lower().endswith(".ivecs"):
+        metric = args.metric or (base.metric if base else None)
+        if base is None or metric is None:
+            raise UsageError(
+                f"{text} holds ids alone: their distances are computed from the vectors. Give "
+                "--metric, and --base and --queries as they were searched."
+            )
+        return score_ids(read_results(text).ids, metric, base)
     if not text.startswith(PUBLISHED):
         return load_ground_truth(text, args.metric)
     truth = load_published_truth(

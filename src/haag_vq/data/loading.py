@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from haag_vq.arrays import DEFAULT_CHUNK_BYTES
@@ -16,6 +16,7 @@ from haag_vq.errors import UsageError
 from haag_vq.hub import Pin, parse_address
 from haag_vq.memory import parse_bytes
 from haag_vq.sources import Metric, PrefixSource, SyntheticSource, VectorSource, open_source
+from haag_vq.sources.hdf5 import QUERIES_NAME, is_hdf5, own_queries_and_metric
 
 _SYNTHETIC = re.compile(r"synthetic:(\d+)x(\d+)(?::(\d+))?")
 
@@ -47,15 +48,17 @@ def open_dataset(
         ``synthetic:ROWSxDIM[:SEED]``; or a dataset of the Hugging Face Hub, ``organisation/name``
         or ``hf://datasets/organisation/name[@revision][/pattern]``. A directory laid out as the MS
         MARCO repository is opened with its own queries (but not taken for that set: it has no
-        metric of its own).
+        metric of its own). A file of ann-benchmarks (.hdf5) has its queries and metric in itself.
     column : str, optional
-        Embedding column of Parquet files; found by itself where there is one.
+        Embedding column of Parquet files; found by itself where there is one. Of HDF5 files the
+        array of vectors, ``train`` unless another is named.
     queries : str or path-like, optional
         ``first:N`` (rows of the base, which find themselves), ``holdout:N`` (drawn from the
         whole set by `seed` and removed from the base), ``sample:N`` (drawn, not removed), or a
         file. By default the set's own, where it has any.
     query_column : str, optional
-        Embedding column of a Parquet file of queries.
+        Embedding column of a Parquet file of queries; of an HDF5 file the array, ``test`` unless
+        another is named.
     limit : int, optional
         Rows of the base, counted after held-out rows are gone. None: all.
     dims : int, optional
@@ -93,7 +96,8 @@ def open_dataset(
     # Held-out rows are drawn from the whole set.
     needed = limit if spec is None or spec.kind != "holdout" else None
     options = HubOptions(config, split, revision, streaming, cache_dir, needed)
-    source, own_queries, pin, entry = _locate(os.fspath(where), column, options)
+    found = _locate(os.fspath(where), column, options)
+    source = found.source
     base, query_source, are_rows, origin = source, None, False, ""
     if spec is not None:
         are_rows = spec.kind != "file"
@@ -101,18 +105,23 @@ def open_dataset(
             origin = f"{spec.kind}:{spec.n}" + (f", seed {seed}" if spec.kind != "first" else "")
         base, query_source = split_queries(source, spec, limit, seed, query_column)
     else:
-        if own_queries:
-            own_column = entry.column if entry else None
-            query_source = own_queries.open(query_column or own_column)
+        if found.queries:
+            query_source = found.queries.open(query_column)
         base = limited(source, limit)
     if dims is not None or renormalize:
         kept = source.dim if dims is None else dims
         base = PrefixSource(base, kept, renormalize)
         query_source = query_source and PrefixSource(query_source, kept, renormalize)
-    name = entry.name if entry else str(where)
-    own_metric = metric or (entry.metric if entry else None)
-    block_bytes = parse_bytes(chunk_size)
-    return VectorDataset(base, name, query_source, own_metric, block_bytes, are_rows, origin, pin)
+    return VectorDataset(
+        base,
+        found.name or str(where),
+        query_source,
+        metric or found.metric,
+        parse_bytes(chunk_size),
+        are_rows,
+        origin,
+        found.pin,
+    )
 
 
 def open_entry(
@@ -123,29 +132,49 @@ def open_entry(
     return vectors.open(column or entry.column), queries, vectors.pin
 
 
-def _locate(
-    where: str, column: str | None, options: HubOptions
-) -> tuple[VectorSource, Located, Pin | None, CatalogEntry | None]:
-    """Open vectors by name or path; also the set's own queries, its commit, and its entry."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a name or path stands for, opened."""
+
+    source: VectorSource
+    queries: Located = Located()
+    """Files of the set's own queries, where it has any."""
+    pin: Pin | None = None
+    metric: Metric | None = None
+    """The publisher's, where it is known."""
+    name: str = ""
+    """Of a catalogued set."""
+
+
+def _locate(where: str, column: str | None, options: HubOptions) -> _Found:
+    """Open vectors by name or path."""
     if where in CATALOG and not os.path.exists(where):
-        return *open_entry(CATALOG[where], column, options), CATALOG[where]
+        entry = CATALOG[where]
+        source, queries, pin = open_entry(entry, column, options)
+        own = replace(queries, column=entry.column)
+        return _Found(source, own, pin, entry.metric, entry.name)
     synthetic = _SYNTHETIC.fullmatch(where)
     if synthetic:
         n_rows, dim, seed = (int(n or 0) for n in synthetic.groups())
         if not n_rows or not dim:
             raise UsageError(f"{where!r}: rows and dimension must be at least 1.")
-        return SyntheticSource(n_rows, dim, seed), Located(), None, None
+        return _Found(SyntheticSource(n_rows, dim, seed))
     address = parse_address(where)
     if address is not None:
         repo, revision, pattern = address
         if revision is not None:
             options = replace(options, revision=revision)
         found = locate_on_hub(repo, options, (pattern,) if pattern else ())
-        return found.open(column), Located(), found.pin, None
-    directory = Path(os.path.expanduser(where))
-    if directory.is_dir():
-        copy = copy_in(CATALOG["msmarco"], directory)
+        return _Found(found.open(column), pin=found.pin)
+    path = os.path.expanduser(where)
+    if os.path.isdir(path):
+        copy = copy_in(CATALOG["msmarco"], Path(path))
         if copy is not None:
             # The column is found by itself: a set of this shape need not be this set.
-            return open_source(copy.files, column), on_disk(copy.query_files), None, None
-    return open_source(where, column), Located(), None, None
+            return _Found(open_source(copy.files, column), on_disk(copy.query_files))
+    source = open_source(where, column)
+    if is_hdf5(path):
+        has_queries, metric = own_queries_and_metric(path)
+        own = on_disk([path], QUERIES_NAME) if has_queries else Located()
+        return _Found(source, own, metric=metric)
+    return _Found(source)

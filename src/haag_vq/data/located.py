@@ -52,6 +52,8 @@ class Located:
     """In the order in which they are stacked."""
     found: Repository | None = None
     """What they are of; None for a copy outside of the Hub's cache."""
+    column: str | None = None
+    """Embedding column or array, unless another is asked for."""
 
     def __bool__(self) -> bool:
         return bool(self.files)
@@ -64,6 +66,7 @@ class Located:
 
     def open(self, column: str | None) -> VectorSource:
         """Open them as one source; headers and footers are read."""
+        column = column or self.column
         if self.found is not None:
             return open_stored(self.files, f"{self.found.repo}@{self.found.sha[:8]}", column)
         if any(isinstance(file, StagedFile) for file in self.files):
@@ -71,9 +74,9 @@ class Located:
         return open_source([file.path for file in self.files], column)
 
 
-def on_disk(paths: Iterable[str]) -> Located:
+def on_disk(paths: Iterable[str], column: str | None = None) -> Located:
     """Stamp the files of a local copy."""
-    return Located(tuple(stored_file(path) for path in paths))
+    return Located(tuple(stored_file(path) for path in paths), column=column)
 
 
 def locate_entry(entry: CatalogEntry, options: HubOptions) -> tuple[Located, Located]:

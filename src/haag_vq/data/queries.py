@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from haag_vq.data.sampling import sample_rows
 from haag_vq.errors import UsageError, whole_number
 from haag_vq.sources import RangeSource, TakeSource, VectorSource, WithoutSource, open_source
+from haag_vq.sources.hdf5 import QUERIES_NAME, is_hdf5
 
 # Queries that are drawn and a training sample of one seed must not be the same rows.
 HOLDOUT_SALT = 0x5EED
@@ -58,7 +59,7 @@ def split_queries(
     seed : int
         For holdout and sample.
     column : str, optional
-        Embedding column of a file of queries.
+        Embedding column of a file of queries, or its array.
 
     Returns
     -------
@@ -82,7 +83,9 @@ def split_queries(
         return limited(WithoutSource(source, held), limit), TakeSource(source, held)
     base = limited(source, limit)
     if spec.kind == "file":
-        return base, open_source(spec.path, column)
+        # Of a file that holds both, its queries are meant here.
+        own = QUERIES_NAME if is_hdf5(os.path.expanduser(spec.path)) else None
+        return base, open_source(spec.path, column or own)
     if spec.kind == "first":
         # The loaders' default of 100 must not forbid a limit of 50.
         return base, RangeSource(base, 0, min(spec.n, base.n_rows))

@@ -8,6 +8,7 @@ from haag_vq.groundtruth.heads import compare_heads, is_of_prefix
 from haag_vq.groundtruth.recall import RecallReport, recall
 from haag_vq.groundtruth.result import GroundTruth, RunReport, load_ground_truth
 from haag_vq.groundtruth.rows import RowsReport, merge_checkpoint, search_rows
+from haag_vq.groundtruth.scored import score_ids
 from haag_vq.groundtruth.search import ground_truth
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "load_ground_truth",
     "merge_checkpoint",
     "recall",
+    "score_ids",
     "search_rows",
 ]

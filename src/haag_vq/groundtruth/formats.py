@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 
 from haag_vq.atomic import written_whole
 from haag_vq.errors import DataError, SourceNotFoundError, UsageError
+from haag_vq.sources.hdf5 import METRICS, distance_of
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-# Names of the metrics in ann-benchmarks' files.
-_HDF5_METRICS = {"l2": "euclidean", "cosine": "angular", "ip": "ip"}
+_HDF5_METRICS = {metric: name for name, metric in METRICS.items()}
 
 # What h5py, NumPy and zipfile raise at malformed files.
 _MALFORMED = (
@@ -150,9 +150,9 @@ def _check_attributes(attributes: Any, path: str) -> None:
                 "needed. Make the file again, or load it without attributes (.ibin)."
             )
     metric = attributes.get("metric", "l2")
-    if metric not in _HDF5_METRICS:
+    if metric not in METRICS.values():
         raise DataError(
-            f"{path} is of the metric {metric!r:.60}; {', '.join(_HDF5_METRICS)} are known."
+            f"{path} is of the metric {metric!r:.60}; {', '.join(METRICS.values())} are known."
         )
 
 
@@ -197,15 +197,12 @@ def _read_hdf5(path: Path) -> TruthFile:
 
     with h5py.File(path, "r") as file:
         attributes = json.loads(file.attrs.get("haag_vq", "{}"))
-        named = {name: metric for metric, name in _HDF5_METRICS.items()}
-        distance = file.attrs.get("distance")
-        if isinstance(distance, bytes):  # a string of fixed length, as C writes it
-            distance = distance.decode(errors="replace")
+        distance = distance_of(file)
         _check_attributes(attributes, str(path))
-        metric = attributes.get("metric") or named.get(distance)
+        metric = attributes.get("metric") or METRICS.get(distance)
         if metric is None:
             raise DataError(
-                f"{path}: attribute 'distance' is {distance!r}; {', '.join(named)} are known."
+                f"{path}: attribute 'distance' is {distance!r}; {', '.join(METRICS)} are known."
             )
         ids = file["neighbors"][()]
         stored = file["distances"][()].astype(np.float64)

@@ -160,7 +160,7 @@ class ExportJob:
         source = self.source
         stored = stored_dtype(Path(self.out), self.dtype)
         plan = plan_partitions(source.edges, source.dim * 4, self.chunk_bytes)
-        size = output_bytes(source, stored)
+        size = output_bytes(source, Path(self.out), stored)
         work = _work(source, written_bytes=size)
         return Need(
             export_projection(source, self.chunk_bytes),

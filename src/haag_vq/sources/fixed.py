@@ -1,4 +1,4 @@
-"""Files of fixed-size rows behind a header: the body that .npy and big-ann files share."""
+"""Files of rows of one size: the body that .npy, HDF5, big-ann and TEXMEX files share."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ _idle: list[AnyArray] = []
 PIECE_ROWS = 4096
 RUN_BYTES = 400
 
+# TEXMEX's files have the dimension before each row.
+ROW_DIM = np.dtype("<i4")
+
 # What a request holds beside its target: the pieces of a body as they come, TLS, the headers.
 REQUEST_BYTES = 256 << 10
 
@@ -60,6 +63,8 @@ class FixedRowSource(VectorSource):
         From the header.
     first_row : int
         Row of the file that is this source's row 0 (a narrowed source starts later).
+    dim_in_rows : bool
+        Whether `dim` stands before each row too, as `ROW_DIM`; it is checked as rows are read.
 
     Notes
     -----
@@ -77,10 +82,12 @@ class FixedRowSource(VectorSource):
         dim: int,
         dtype: np.dtype[Any],
         first_row: int = 0,
+        dim_in_rows: bool = False,
     ) -> None:
         self._stamp = stamp
         self._offset_bytes = offset_bytes
         self._first_row = first_row
+        self._before_row = ROW_DIM.itemsize if dim_in_rows else 0
         self.n_rows = n_rows
         self.dim = dim
         self.dtype = dtype
@@ -93,6 +100,7 @@ class FixedRowSource(VectorSource):
     def fingerprint(self) -> str:
         # What the header says; its bytes are among those that are sampled.
         layout = f"rows:{self._offset_bytes}:{self.dim}:{self.dtype.str}"
+        layout += f":{self._before_row}" * bool(self._before_row)
         rows = f"[{self._first_row}:{self._first_row + self.n_rows}]"
         return self._stamp.fingerprint(layout) + rows
 
@@ -113,7 +121,7 @@ class FixedRowSource(VectorSource):
 
     @property
     def _row_bytes(self) -> int:
-        return self.dim * self.dtype.itemsize
+        return self._before_row + self.dim * self.dtype.itemsize
 
     @property
     def _is_remote(self) -> bool:
@@ -151,6 +159,7 @@ class FixedRowSource(VectorSource):
             self.dim,
             self.dtype,
             self._first_row + start,
+            bool(self._before_row),
         )
 
     def _fill(self, pieces: Iterable[list[Run]], out: F32, taken: I64 | None = None) -> None:
@@ -161,7 +170,8 @@ class FixedRowSource(VectorSource):
         if not len(out):
             return
         dim = out.shape[1]
-        in_place = self.dtype == np.float32 and self.dtype.isnative and dim == self.dim
+        as_asked = self.dtype == np.float32 and self.dtype.isnative and dim == self.dim
+        in_place = as_asked and not self._before_row
         rows = 0 if in_place else min(self._piece_rows, len(out))
         check = FiniteCheck(self._stamp.path, self.dtype)
 
@@ -177,20 +187,38 @@ class FixedRowSource(VectorSource):
             for runs, slot in fetched:
                 first, last = _extent(runs)
                 part = out[first:last]
-                finite = not in_place and to_float32(target_of(runs, slot)[:, :dim], part)
-                numbers = runs[0][0] if taken is None else taken[first:last]
-                check.look(self._first_row + numbers, part, finite)
+                numbers = self._first_row + (runs[0][0] if taken is None else taken[first:last])
+                finite = False
+                if not in_place:
+                    stored = self._values(target_of(runs, slot), numbers)
+                    finite = to_float32(stored[:, :dim], part)
+                check.look(numbers, part, finite)
         check.finish()
+
+    def _values(self, records: AnyArray, rows: int | I64) -> AnyArray:
+        """View records as read, (n, row bytes) uint8, as values (n, dim); `rows` numbers them."""
+        if self._before_row:
+            dims = records[:, : self._before_row].view(ROW_DIM)[:, 0]
+            wrong = np.flatnonzero(dims != self.dim)
+            if len(wrong):
+                at = int(wrong[0])
+                row = rows + at if isinstance(rows, int) else int(rows[at])
+                raise DataError(
+                    f"{self._stamp.path}: row {row:,} says that it has {dims[at]:,} dimensions, "
+                    f"row 0 says {self.dim:,} ({len(wrong):,} such rows among {len(dims):,}). The "
+                    "file is damaged, or its rows are of unlike lengths. Fetch or write it again."
+                )
+        return records[:, self._before_row :].view(self.dtype)
 
     @contextmanager
     def _places(self, n_piece_rows: int, n_rows: int) -> Iterator[list[AnyArray]]:
-        """Yield memory for each piece that is held at once in a read of `n_rows`."""
-        shape = (n_piece_rows, self.dim)
-        n_bytes = math.prod(shape) * self.dtype.itemsize
+        """Yield bytes (rows, row bytes) for each piece that is held in a read of `n_rows`."""
+        shape = (n_piece_rows, self._row_bytes)
+        n_bytes = math.prod(shape)
         if self._is_remote or not 0 < n_bytes <= PIECE_BYTES:
             # A read's own: what fetches may go on writing for a while after an interrupt.
             n = min(N_PIECES, -(-n_rows // self._piece_rows)) if self._is_remote else 1
-            yield [np.empty(shape, self.dtype) for _ in range(n)]
+            yield [np.empty(shape, np.uint8) for _ in range(n)]
             return
         # In fresh memory a tenth of a local read goes to the faults of its pages (measured).
         try:
@@ -198,7 +226,7 @@ class FixedRowSource(VectorSource):
         except IndexError:
             piece = np.empty(PIECE_BYTES, np.uint8)
         try:
-            yield [piece[:n_bytes].view(self.dtype).reshape(shape)]
+            yield [piece[:n_bytes].reshape(shape)]
         finally:
             _idle.append(piece)
 

@@ -13,9 +13,11 @@ from haag_vq.errors import DataError, SourceNotFoundError
 from haag_vq.sources.bigann import BIGANN_DTYPES, open_bigann
 from haag_vq.sources.concat import ConcatSource
 from haag_vq.sources.fileio import FileStamp, StoredFile
+from haag_vq.sources.hdf5 import HDF5_MAGIC, HDF5_SUFFIXES, open_hdf5
 from haag_vq.sources.npy import NPY_MAGIC, open_npy
 from haag_vq.sources.parquet import open_parquet
 from haag_vq.sources.protocol import VectorSource
+from haag_vq.sources.texmex import TEXMEX_DTYPES, open_texmex
 
 PARQUET_MAGIC = b"PAR1"
 
@@ -25,9 +27,19 @@ OPEN_THREADS = 16
 # Opened files of a commit that a process keeps, some hundred bytes each.
 PINNED_KEPT = 4096
 
-_SUFFIXES = {".npy": "npy", ".parquet": "parquet", ".pq": "parquet"} | dict.fromkeys(
-    BIGANN_DTYPES, "bigann"
-)
+_SUFFIXES = {
+    ".npy": "npy",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    **dict.fromkeys(BIGANN_DTYPES, "bigann"),
+    **dict.fromkeys(TEXMEX_DTYPES, "texmex"),
+    **dict.fromkeys(HDF5_SUFFIXES, "hdf5"),
+}
+# Of what a directory stands for: its .hdf5 may be ground truth, and holds queries beside rows.
+_STACKED = tuple(suffix for suffix in _SUFFIXES if suffix not in HDF5_SUFFIXES)
+
+# Words in names of files that are not of the base, but lie beside it: queries, training rows.
+_NOT_BASE = re.compile(r"(?<![a-z])(query|queries|learn)(?![a-z])", re.IGNORECASE)
 
 
 def open_source(
@@ -42,7 +54,7 @@ def open_source(
         A directory stands for the vector files directly inside it, or inside its one
         sub-directory that has any.
     column : str, optional
-        Embedding column of Parquet files.
+        Embedding column of Parquet files, or array of HDF5 files.
 
     Returns
     -------
@@ -71,7 +83,7 @@ def open_stored(files: Sequence[StoredFile], name: str, column: str | None = Non
     name : str
         What messages call them together.
     column : str, optional
-        Embedding column of Parquet files.
+        Embedding column of Parquet files, or array of HDF5 files.
 
     Returns
     -------
@@ -144,7 +156,11 @@ def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
 
 
 def detect_format(path: str) -> str:
-    """Tell 'npy', 'parquet' or 'bigann' by a file's first bytes, then by its suffix.
+    """Tell a file's format by its first bytes, then by its suffix.
+
+    Returns
+    -------
+    {"npy", "parquet", "hdf5", "bigann", "texmex"}
 
     Raises
     ------
@@ -161,6 +177,8 @@ def detect_format(path: str) -> str:
         return "npy"
     if magic.startswith(PARQUET_MAGIC):
         return "parquet"
+    if magic.startswith(HDF5_MAGIC):
+        return "hdf5"
     return _kind_by_suffix(stamp.path)
 
 
@@ -174,7 +192,7 @@ def _kind_by_suffix(path: str) -> str:
     if kind is None:
         known = ", ".join(_SUFFIXES)
         raise DataError(
-            f"{path} is in no known format: it begins neither as .npy nor as Parquet, and "
+            f"{path} is in no known format: it begins neither as .npy nor as Parquet or HDF5, and "
             f"its suffix is none of {known}."
         )
     return kind
@@ -189,7 +207,9 @@ def _open_anew(file: StoredFile, kind: str, column: str | None) -> VectorSource 
         return open_npy(file)
     if kind == "parquet":
         return open_parquet(file, column)
-    return open_bigann(file)
+    if kind == "hdf5":
+        return open_hdf5(file, column)
+    return open_texmex(file) if kind == "texmex" else open_bigann(file)
 
 
 # A commit's file does not change, and asking for its header costs a round trip.
@@ -213,21 +233,35 @@ def _directory_files(directory: str) -> list[str]:
             f"{directory} has vector files in several sub-directories: {listed}. Name one of them."
         )
     raise SourceNotFoundError(
-        f"{directory} holds no vector files ({', '.join(_SUFFIXES)}), nor does a directory in it."
+        f"{directory} holds no vector files ({', '.join(_STACKED)}), nor does a directory in it."
     )
 
 
 def _vector_files(directory: str) -> list[str]:
-    return sorted(
-        (
-            entry.path
-            for entry in os.scandir(directory)
-            if entry.is_file()
-            and not entry.name.startswith(".")
-            and os.path.splitext(entry.name)[1].lower() in _SUFFIXES
-        ),
-        key=natural_key,
-    )
+    """List the vector files directly in a directory.
+
+    Raises
+    ------
+    DataError
+        If some are named as queries or training rows, as sift_query.fvecs beside sift_base.fvecs.
+    """
+    names = [
+        entry.name
+        for entry in os.scandir(directory)
+        if entry.is_file()
+        and not entry.name.startswith(".")
+        and os.path.splitext(entry.name)[1].lower() in _STACKED
+    ]
+    files = sorted((os.path.join(directory, name) for name in names), key=natural_key)
+    others = [path for path in files if _NOT_BASE.search(os.path.basename(path))]
+    if others and len(others) < len(files):
+        base = next(path for path in files if path not in others)
+        raise DataError(
+            f"{directory} holds {len(others):,} of {len(files):,} vector files that are named as "
+            f"no part of the base ({os.path.basename(others[0])}), which would be stacked with it. "
+            f"Name the base itself: {base}, or a quoted pattern."
+        )
+    return files
 
 
 def _text(where: object) -> str:

@@ -1,4 +1,4 @@
-"""Writers of vectors: .npy, big-ann's formats and Parquet, row by row in the order given."""
+"""Writers of vectors: .npy, big-ann's and TEXMEX's formats, Parquet; rows in the order given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from haag_vq.errors import DataError, UsageError
 from haag_vq.sources.bigann import BIGANN_DTYPES, HEADER
+from haag_vq.sources.fixed import ROW_DIM
 from haag_vq.sources.protocol import F32, STORED_DTYPES, AnyArray
+from haag_vq.sources.texmex import TEXMEX_DTYPES
 
 # Rows are converted to the stored type in pieces of this many float32 bytes: of a whole
 # partition, that would take up to two partitions more.
@@ -23,6 +25,9 @@ PIECE_BYTES = 1 << 20
 ROW_GROUP_ROWS = 1000
 
 PARQUET_COLUMN = "emb"
+
+# Formats whose suffix tells the type of their values.
+_TYPED = BIGANN_DTYPES | TEXMEX_DTYPES
 
 
 class VectorWriter(ABC):
@@ -77,14 +82,15 @@ class VectorWriter(ABC):
 
 
 class FixedRowWriter(VectorWriter):
-    """A header, then rows: .npy and big-ann files."""
+    """A header, if there is one, then rows: .npy, big-ann and TEXMEX files."""
 
     def __init__(
-        self, path: Path, n_rows: int, dim: int, dtype: np.dtype[Any], is_npy: bool
+        self, path: Path, n_rows: int, dim: int, dtype: np.dtype[Any], suffix: str
     ) -> None:
         super().__init__(path, n_rows, dim, dtype)
+        self._dim_in_rows = suffix in TEXMEX_DTYPES
         self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by close()
-        if is_npy:
+        if suffix == ".npy":
             np.lib.format.write_array_header_1_0(
                 self._file,
                 {
@@ -93,11 +99,15 @@ class FixedRowWriter(VectorWriter):
                     "shape": (n_rows, dim),
                 },
             )
-        else:
+        elif suffix in BIGANN_DTYPES:
             self._file.write(HEADER.pack(n_rows, dim))
 
     def _append(self, rows: AnyArray) -> None:
-        self._file.write(np.ascontiguousarray(rows).data.cast("B") if rows.size else b"")
+        rows = np.ascontiguousarray(rows)
+        if self._dim_in_rows:
+            dims = np.full((len(rows), 1), self._dim, ROW_DIM)
+            rows = np.hstack((dims.view(np.uint8), rows.view(np.uint8)))
+        self._file.write(rows.data.cast("B") if rows.size else b"")
 
     def close(self) -> None:
         self._file.close()
@@ -143,10 +153,10 @@ def stored_dtype(path: str | os.PathLike[str], dtype: str | None) -> np.dtype[An
     suffix = Path(path).suffix.lower()
     if dtype is not None and dtype not in STORED_DTYPES:
         raise UsageError(f"dtype {dtype!r} is none of {', '.join(STORED_DTYPES)}.")
-    if suffix in BIGANN_DTYPES:
-        own = np.dtype(BIGANN_DTYPES[suffix])
+    if suffix in _TYPED:
+        own = np.dtype(_TYPED[suffix])
         if dtype is not None and np.dtype(dtype) != own:
-            fitting = [s for s, name in BIGANN_DTYPES.items() if np.dtype(name) == np.dtype(dtype)]
+            fitting = [s for s, name in _TYPED.items() if np.dtype(name) == np.dtype(dtype)]
             raise UsageError(
                 f"a {suffix} file holds {own}, not {dtype}"
                 + (f"; name it {fitting[0]}." if fitting else "; use .npy or .parquet.")
@@ -155,7 +165,7 @@ def stored_dtype(path: str | os.PathLike[str], dtype: str | None) -> np.dtype[An
     if suffix in (".npy", ".parquet"):
         return np.dtype(dtype or "float32").newbyteorder("<")
     raise UsageError(
-        f"{os.fspath(path)}: vectors are written as .npy, .parquet, {', '.join(BIGANN_DTYPES)}; "
+        f"{os.fspath(path)}: vectors are written as .npy, .parquet, {', '.join(_TYPED)}; "
         "choose by suffix."
     )
 
@@ -166,9 +176,9 @@ def open_writer(
     """Open the writer for `suffix` (of the final name; `path` may have another)."""
     if suffix == ".parquet":
         return ParquetWriter(path, n_rows, dim, dtype)
-    if suffix != ".npy" and n_rows >= 2**32:
+    if suffix in BIGANN_DTYPES and n_rows >= 2**32:
         raise UsageError(f"{n_rows:,} rows do not fit the uint32 of a {suffix} header; use .npy.")
-    return FixedRowWriter(path, n_rows, dim, dtype, suffix == ".npy")
+    return FixedRowWriter(path, n_rows, dim, dtype, suffix)
 
 
 def convert(rows: F32, dtype: np.dtype[Any], first_row: int) -> AnyArray:
