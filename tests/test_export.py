@@ -29,7 +29,7 @@ from haag_vq.errors import (
     UsageError,
     WriteError,
 )
-from haag_vq.export import ExportReport, export_vectors
+from haag_vq.export import ExportReport, export_vectors, output_bytes
 from haag_vq.memory import Allowance
 from haag_vq.sources import ArraySource, VectorSource, open_source
 from haag_vq.sources.protocol import F32
@@ -118,6 +118,7 @@ def test_fvecs_is_what_texmex_reads(tmp_path: Path) -> None:
     export_vectors(ArraySource(REAL), tmp_path / "out.fvecs", chunk_bytes=1_000)
     raw = np.fromfile(tmp_path / "out.fvecs", "<i4").reshape(N, 1 + DIM)
     assert (raw[:, 0] == DIM).all()
+    assert output_bytes(ArraySource(REAL), tmp_path / "o.FVECS", np.dtype("<f4")) == raw.nbytes
     np.testing.assert_array_equal(raw[:, 1:].view("<f4"), REAL)
 
 
