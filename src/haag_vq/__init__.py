@@ -27,10 +27,12 @@ from haag_vq.planning import (
     ExportJob,
     LoadJob,
     Plan,
+    QuantizeJob,
     SearchJob,
     local_site,
     plan,
 )
+from haag_vq.quantize import QuantizeReport, quantize
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,8 @@ __all__ = [
     "GroundTruth",
     "LoadJob",
     "Plan",
+    "QuantizeJob",
+    "QuantizeReport",
     "RecallReport",
     "SearchJob",
     "VectorDataset",
@@ -58,6 +62,7 @@ __all__ = [
     "merge_checkpoint",
     "open_dataset",
     "plan",
+    "quantize",
     "recall",
     "score_ids",
     "search_rows",

@@ -214,12 +214,13 @@ def fill_pieces(
     def read(piece: tuple[int, int]) -> None:
         source.read_into(piece[0], out[piece[0] : piece[1]])
 
-    _run_all(read, pieces, n_threads)
+    run_all(read, pieces, n_threads)
 
 
-def _run_all(
+def run_all(
     work: Callable[[tuple[int, int]], None], items: list[tuple[int, int]], n_threads: int
 ) -> None:
+    """Do work for row ranges on threads of its own; the first error ends it."""
     if n_threads == 1 or len(items) <= 1:
         for item in items:
             work(item)

@@ -47,9 +47,9 @@ def written_whole(
     try:
         yield part
         if synced:
-            _sync(part)
+            sync(part)
         # mkstemp makes private files; an output gets what a plain open() would have given it.
-        os.chmod(part, 0o600 if private else 0o666 & ~_umask())
+        os.chmod(part, 0o600 if private else 0o666 & ~umask())
         os.replace(part, target)
     except OSError as error:
         # What is read inside the block is no fault of the file that is written.
@@ -63,10 +63,11 @@ def written_whole(
     if synced:
         # The file is whole and has its name; some network file systems cannot sync a directory.
         with suppress(OSError):
-            _sync(target.parent)
+            sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or a directory's names."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -74,7 +75,7 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _umask() -> int:
+def umask() -> int:
     """Read the process's umask; it can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)

@@ -29,6 +29,7 @@ from haag_vq.commands import (
     info,
     merge,
     plan,
+    quantize,
     submit,
 )
 from haag_vq.commands.workers import task_of_allocation
@@ -60,6 +61,7 @@ COMMANDS: tuple[Command, ...] = (
     evaluate,
     compare,
     export,
+    quantize,
     cluster,
     submit,
     demo,

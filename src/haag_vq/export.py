@@ -75,7 +75,7 @@ def export_vectors(
     stored = stored_dtype(target, dtype)
     size = output_bytes(source, target, stored)
     projection = check_export(source, chunk_bytes, process_allowance())
-    _check_room(target, size)
+    check_room(target, size, "Export fewer rows, or a narrower dtype.")
     partitions = list(plan_partitions(source.edges, source.dim * 4, chunk_bytes))
 
     def read(start: int, stop: int) -> F32:
@@ -120,8 +120,8 @@ def output_bytes(source: VectorSource, target: Path, stored: np.dtype[Any]) -> i
     return source.n_rows * (before + source.dim * stored.itemsize)
 
 
-def _check_room(target: Path, size_bytes: int) -> None:
-    """Refuse an export that cannot fit on the disk, before hours of writing prove it."""
+def check_room(target: Path, size_bytes: int, remedy: str) -> None:
+    """Refuse an output that cannot fit on the disk, before hours of writing prove it."""
     try:
         free = shutil.disk_usage(target.absolute().parent).free
     except OSError as error:
@@ -131,5 +131,5 @@ def _check_room(target: Path, size_bytes: int) -> None:
     if size_bytes > free:
         raise WriteError(
             f"{target} would take {format_bytes(size_bytes)}, {target.absolute().parent} has "
-            f"{format_bytes(free)} free. Export fewer rows, or a narrower dtype."
+            f"{format_bytes(free)} free. {remedy}"
         )

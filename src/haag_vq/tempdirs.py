@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Names the process that a directory belongs to.
-_OWNER = "pid"
+# Name of the file that says which process a directory belongs to.
+OWNER = "pid"
 
 
 def new_directory(
@@ -31,7 +31,7 @@ def new_directory(
     else:
         made = named_directory(prefix, parent, name)
         made.mkdir(mode=0o700)
-    (made / _OWNER).write_text(f"{process_space()} {os.getpid()}")
+    (made / OWNER).write_text(f"{process_space()} {os.getpid()}")
     return made
 
 
@@ -45,7 +45,7 @@ def remove_stale(prefix: str, parent: str | os.PathLike[str] | None = None) -> N
     for path in Path(parent or tempfile.gettempdir()).glob(f"{prefix}*"):
         try:
             owner = path.stat().st_uid
-            where, pid = (path / _OWNER).read_text().split()
+            where, pid = (path / OWNER).read_text().split()
         except (OSError, ValueError):
             continue
         # Nodes and containers whose processes we cannot see may share the parent.

@@ -51,6 +51,9 @@ def test_every_job_is_planned_with_its_own_words(base: str, tmp_path: Path) -> N
     export, table = run(command, "export", base, tmp_path / "x.fbin", "--limit", "1000")
     assert export["disk"]["output_bytes"] == 1000 * 32 * 4
     assert not (tmp_path / "x.fbin").exists()
+    codes, _ = run(command, "quantize", base, tmp_path / "q", "--codec", "PQ8", "--train", "500")
+    assert codes["disk"]["output_bytes"] == 3000 * 8 + 4 * 256 * 32
+    assert not (tmp_path / "q").exists()
     assert dict(table)["fits here"].startswith("yes")
 
 

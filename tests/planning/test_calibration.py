@@ -59,7 +59,14 @@ def test_the_doctor_calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [path.name for path in tmp_path.iterdir()] == ["haag_vq"]
     found = known_rates(this_cpu().model)
     assert set(found.convert) == set(Rates().convert)
-    for name in ("multiply_flops", "scan_pairs", "row_values", "scored_values", "read_bytes"):
+    for name in (
+        "multiply_flops",
+        "scan_pairs",
+        "row_values",
+        "scored_values",
+        "encoded_values",
+        "read_bytes",
+    ):
         assert 1e6 < getattr(found, name) < 1e14
         assert getattr(found, name) == facts[name]
     assert found.start_seconds > 0.1

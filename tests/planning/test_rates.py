@@ -12,7 +12,13 @@ import pytest
 
 from haag_vq.errors import UsageError, WriteError
 from haag_vq.planning import Rates, known_rates, save_rates
-from haag_vq.planning.rates import ASSUMED_SPREAD, MEASURED_SPREAD, PROFILE_SPREAD, rates_path
+from haag_vq.planning.rates import (
+    ASSUMED_SPREAD,
+    FORMAT,
+    MEASURED_SPREAD,
+    PROFILE_SPREAD,
+    rates_path,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +59,9 @@ def test_the_file_is_private() -> None:
     [
         "",
         "[]",
-        '{"format": 1, "cpus": []}',
-        '{"format": 1, "cpus": {"A": {}}}',
-        json.dumps({"format": 1, "cpus": {"A": {"multiply_flops": -1, "convert": {}}}}),
+        json.dumps({"format": FORMAT, "cpus": []}),
+        json.dumps({"format": FORMAT, "cpus": {"A": {}}}),
+        json.dumps({"format": FORMAT, "cpus": {"A": {"multiply_flops": -1, "convert": {}}}}),
     ],
 )
 def test_a_damaged_file_is_told_and_measured_anew(text: str) -> None:
@@ -70,7 +76,7 @@ def test_a_damaged_file_is_told_and_measured_anew(text: str) -> None:
 
 def test_another_format_is_left_alone() -> None:
     path = save_rates(MEASURED)
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT - 1}'))
     assert known_rates("A") == Rates()
 
 

@@ -22,9 +22,12 @@ from haag_vq.sources import (
     WithoutSource,
     open_source,
 )
+from haag_vq.sources.codec import Codec, save_codec
 from haag_vq.sources.fileio import FileStamp
 from haag_vq.sources.npy import open_npy
 from haag_vq.sources.protocol import F32, I64
+from haag_vq.sources.quantized import CODEC_NAME, CODES_NAME
+from tests.support.codecs import product_codec, scalar_codec
 from tests.support.counting import CountingSource
 from tests.support.files import (
     vectors,
@@ -95,6 +98,16 @@ def _hdf5(dtype: str, userblock: int, path: Path) -> Made:
     others = {"neighbors": np.zeros((3, 2), np.int32), "test": vectors(3, DIM, "float64", 1)}
     write_hdf5(path / "x.hdf5", others | {"train": array}, "euclidean", userblock)
     return _made(lambda: open_source(path / "x.hdf5"), array)
+
+
+def _quantized(codec: Codec, path: Path) -> Made:
+    codes = np.random.default_rng(5).integers(0, 256, (N, codec.code_bytes), np.uint8)
+    array = np.empty((N, codec.dim), np.float32)
+    for row in range(N):  # one by one: the other end of what the tests ask
+        codec.decode(codes[row : row + 1], array[row : row + 1])
+    np.save(path / CODES_NAME, codes)
+    save_codec(path / CODEC_NAME, codec, {})
+    return _made(lambda: open_source(path), array)
 
 
 def _parquet(kind: str, dtype: str, group: int | None, path: Path) -> Made:
@@ -201,6 +214,11 @@ KINDS |= {
     "hdf5-float32": _partial(_hdf5, "float32", 0),
     "hdf5->f8": _partial(_hdf5, ">f8", 0),
     "hdf5-userblock": _partial(_hdf5, "float16", 512),
+}
+KINDS |= {
+    "quantized-PQ": _partial(_quantized, product_codec(3, 2)),
+    "quantized-SQ8": _partial(_quantized, scalar_codec(DIM, 8)),
+    "quantized-SQ4": _partial(_quantized, scalar_codec(DIM + 1, 4)),
 }
 KINDS |= {
     f"parquet-{kind}-{dtype}-{group or 'all'}": _partial(_parquet, kind, dtype, group)

@@ -21,7 +21,10 @@ from haag_vq.sources import (
     WithoutSource,
     open_source,
 )
+from haag_vq.sources.codec import save_codec
 from haag_vq.sources.protocol import F32
+from haag_vq.sources.quantized import CODEC_NAME, CODES_NAME
+from tests.support.codecs import product_codec
 from tests.support.files import vectors, write_npy, write_parquet, write_texmex
 
 # 12 MiB as float32: many times the pieces that are read, and than what is allowed below.
@@ -56,6 +59,17 @@ def arrow_pool() -> Iterator[pa.MemoryPool]:
 
 Make = Callable[[Path], VectorSource]
 
+
+def quantized(path: Path) -> VectorSource:
+    """Codes of 32 bytes, beside their codec of 256 KiB."""
+    home = path / "quantized"
+    if not home.exists():
+        home.mkdir()
+        np.save(home / CODES_NAME, vectors(N, 32, "uint8"))
+        save_codec(home / CODEC_NAME, product_codec(32, 8), {})
+    return open_source(home)
+
+
 _ALL_BUT_SOME = np.arange(5, N, 17)
 _SHUFFLED = np.random.default_rng(0).permutation(N)
 
@@ -71,6 +85,8 @@ SOURCES: dict[str, Make] = {
     "concat": lambda path: ConcatSource(
         [open_source(path / "f2.npy"), open_source(path / "f4.parquet")]
     ).narrow(N // 2, N // 2 + N),
+    "quantized": quantized,
+    "prefix of quantized": lambda path: PrefixSource(quantized(path), 200),
     "take": lambda path: TakeSource(open_source(path / "f2.npy"), _SHUFFLED),
     "take repeats": lambda path: TakeSource(SyntheticSource(N, DIM), np.repeat(3, N)),
     "without": lambda path: WithoutSource(open_source(path / "f2.npy"), _ALL_BUT_SOME),

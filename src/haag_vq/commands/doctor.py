@@ -50,6 +50,7 @@ def _calibrate(directory: str | None) -> tuple[dict[str, Any], Rows]:
         ("scan", f"{rates.scan_pairs / 1e6:,.0f} million pairs a second, a core"),
         ("rows", f"{rates.row_values / 1e6:,.0f} million values a second, a core"),
         ("scoring", f"{rates.scored_values / 1e6:,.0f} million values a second, a core"),
+        ("encoding", f"{rates.encoded_values / 1e6:,.0f} million values a second, a core"),
         *[
             (f"read {kind}", f"{rate / 1e6:,.0f} million values a second, a core")
             for kind, rate in rates.convert.items()

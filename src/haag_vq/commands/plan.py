@@ -10,7 +10,7 @@ import argparse
 from typing import Any, Protocol
 
 from haag_vq.cluster.profiles import is_profile
-from haag_vq.commands import export, fetch, ground_truth, load
+from haag_vq.commands import export, fetch, ground_truth, load, quantize
 from haag_vq.commands.arguments import positive
 from haag_vq.commands.planned import Planned
 from haag_vq.errors import UsageError
@@ -36,7 +36,7 @@ class Plannable(Protocol):
         """Make the job of parsed arguments; opens headers, reads no vectors."""
 
 
-JOBS: tuple[Plannable, ...] = (load, ground_truth, export, fetch)
+JOBS: tuple[Plannable, ...] = (load, ground_truth, export, quantize, fetch)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

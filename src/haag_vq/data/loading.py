@@ -17,6 +17,8 @@ from haag_vq.hub import Pin, parse_address
 from haag_vq.memory import parse_bytes
 from haag_vq.sources import Metric, PrefixSource, SyntheticSource, VectorSource, open_source
 from haag_vq.sources.hdf5 import QUERIES_NAME, is_hdf5, own_queries_and_metric
+from haag_vq.sources.quantized import QUERIES_NAME as QUANTIZED_QUERIES
+from haag_vq.sources.quantized import is_quantized, open_quantized
 
 _SYNTHETIC = re.compile(r"synthetic:(\d+)x(\d+)(?::(\d+))?")
 
@@ -143,7 +145,7 @@ class _Found:
     metric: Metric | None = None
     """The publisher's, where it is known."""
     name: str = ""
-    """Of a catalogued set."""
+    """Of a catalogued or quantized set."""
 
 
 def _locate(where: str, column: str | None, options: HubOptions) -> _Found:
@@ -172,6 +174,12 @@ def _locate(where: str, column: str | None, options: HubOptions) -> _Found:
         if copy is not None:
             # The column is found by itself: a set of this shape need not be this set.
             return _Found(open_source(copy.files, column), on_disk(copy.query_files))
+    if is_quantized(path):
+        coded, codec = open_quantized(path)
+        kept = Path(path) / QUANTIZED_QUERIES
+        own = on_disk([str(kept)]) if kept.is_file() else Located()
+        name = f"{where} ({codec.about['codec']})"
+        return _Found(coded, own, metric=codec.about.get("metric"), name=name)
     source = open_source(where, column)
     if is_hdf5(path):
         has_queries, metric = own_queries_and_metric(path)

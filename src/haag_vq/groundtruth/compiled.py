@@ -27,6 +27,7 @@ _SOURCES = (
     "order.py",
     "prefetch.py",
     "scan.py",
+    "../quantize/kernels.py",
     "../sources/convert.py",
 )
 

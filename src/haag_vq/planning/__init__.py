@@ -4,6 +4,7 @@ from haag_vq.planning.calibration import calibrate
 from haag_vq.planning.fetch_job import FetchJob
 from haag_vq.planning.jobs import ExportJob, LoadJob, StreamJob
 from haag_vq.planning.plans import Plan, plan
+from haag_vq.planning.quantize_job import QuantizeJob
 from haag_vq.planning.rates import Rates, known_rates, save_rates
 from haag_vq.planning.search_job import SearchJob, query_values
 from haag_vq.planning.shapes import ShapeSource
@@ -14,6 +15,7 @@ __all__ = [
     "FetchJob",
     "LoadJob",
     "Plan",
+    "QuantizeJob",
     "Rates",
     "SearchJob",
     "ShapeSource",

@@ -25,7 +25,9 @@ from haag_vq.groundtruth.precompile import ensure_compiled
 from haag_vq.groundtruth.tasks import BlockTask, Search
 from haag_vq.memory import format_bytes, process_allowance
 from haag_vq.planning.rates import MEASURED_SPREAD, Rates
+from haag_vq.quantize.kernels import Encoder
 from haag_vq.sources import ArraySource, SyntheticSource, VectorSource, open_source
+from haag_vq.sources.codec import N_CENTROIDS, ProductCodec
 
 F32 = NDArray[np.float32]
 
@@ -87,11 +89,13 @@ def calibrate(directory: str | os.PathLike[str] | None = None) -> Rates:
         start = _start_seconds(Path(home))
     ensure_compiled()
     multiply, scan, rows, scored = _search_rates()
+    encoded = _encoded_rate()
     return Rates(
         multiply_flops=multiply,
         scan_pairs=scan,
         row_values=rows,
         scored_values=scored,
+        encoded_values=encoded,
         read_bytes=read,
         write_bytes=write,
         start_seconds=start,
@@ -155,6 +159,16 @@ def _block_seconds(nq: int, d: int, n_rows: int) -> tuple[float, float]:
     rest, scoring = np.linalg.lstsq(shares, took[1:], rcond=None)[0]
     least = float(took.min()) / 2
     return max(float(rest), least), max(float(scoring), 0.0)
+
+
+def _encoded_rate() -> float:
+    """Elements a second that one thread encodes by a product codec of 16 dimensions a byte."""
+    x = np.empty((2048, WIDE), np.float32)
+    SyntheticSource(len(x), WIDE).read_into(0, x)
+    encoder = Encoder(ProductCodec(x[:N_CENTROIDS].reshape(WIDE // 16, N_CENTROIDS, 16)))
+    codes = np.empty((len(x), WIDE // 16), np.uint8)
+    encoder.encode(x[:1], codes[:1])  # compiled
+    return x.size / median(_seconds(partial(encoder.encode, x, codes)) for _ in range(3))
 
 
 def _converted(path: Path, dtype: str) -> float:

@@ -20,7 +20,7 @@ class Duration:
     seconds: float
     """The estimate between them."""
     parts: dict[str, float]
-    """Seconds of starting, reading, network, converting, searching and writing, each alone."""
+    """Seconds of each kind of work alone: starting, reading, network, converting, …"""
     origin: str
     """Of the rates."""
 
@@ -56,9 +56,10 @@ def duration(work: Work, site: Site, rates: Rates) -> Duration:
         "network": work.network_bytes / rates.network_bytes,
         "converting": (work.n_values / readers + work.n_values_before) / rates.converted(work.kind),
         "searching": search / cores,
+        "encoding": work.n_encoded_values / rates.encoded_values / cores,
         "writing": work.written_bytes / rates.write_bytes,
     }
-    on_cores = parts["converting"] + parts["searching"]
+    on_cores = parts["converting"] + parts["searching"] + parts["encoding"]
     waiting = parts["reading"] + parts["network"]
     ends = parts["starting"] + parts["writing"]
     one_disk = parts["reading"] * nodes + parts["network"]

@@ -34,7 +34,8 @@ def refusal_of(check: Callable[[], object]) -> str:
     return ""
 
 
-def _work(source: VectorSource, written_bytes: int = 0) -> Work:
+def work_of(source: VectorSource, written_bytes: int = 0) -> Work:
+    """What reading a whole source takes, and writing so many bytes."""
     remote = remote_bytes(source)
     return Work(
         stored_bytes=source.stored_bytes - remote,
@@ -96,7 +97,7 @@ class LoadJob:
             len(plan),
             plan.max_rows,
             Disk(),
-            _work(source),
+            work_of(source),
         )
 
     def alternatives(self, site: Site) -> Iterator[tuple[str, Job, Site]]:
@@ -134,7 +135,7 @@ class StreamJob:
             len(plan),
             plan.max_rows,
             Disk(),
-            _work(self.source),
+            work_of(self.source),
         )
 
     def alternatives(self, site: Site) -> Iterator[tuple[str, Job, Site]]:
@@ -161,7 +162,7 @@ class ExportJob:
         stored = stored_dtype(Path(self.out), self.dtype)
         plan = plan_partitions(source.edges, source.dim * 4, self.chunk_bytes)
         size = output_bytes(source, Path(self.out), stored)
-        work = _work(source, written_bytes=size)
+        work = work_of(source, written_bytes=size)
         return Need(
             export_projection(source, self.chunk_bytes),
             refusal_of(lambda: check_export(source, self.chunk_bytes, site.allowance)),

@@ -47,6 +47,8 @@ class Work:
     """(row, query) pairs looked at."""
     n_scored_values: int = 0
     """Elements of pairs that are scored in float64, about."""
+    n_encoded_values: int = 0
+    """Elements that are compared with the centroids of a product codec."""
     written_bytes: int = 0
     n_tasks: int = 1
     """Pieces that cannot be shared any further."""

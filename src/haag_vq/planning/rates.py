@@ -14,7 +14,7 @@ from haag_vq.atomic import written_whole
 from haag_vq.errors import UsageError, WriteError
 
 # Of the file; another format is not read.
-FORMAT = 1
+FORMAT = 2
 
 # Real runs lie within so much of their estimate, either way. Of measured rates: 1.5 held in
 # `benchmarks/plan.py`; the others are arbitrary, and wide on purpose.
@@ -33,6 +33,8 @@ class Rates:
     """Elements of rows made ready for the products (packed, norms), a core."""
     scored_values: float = 5e8
     """Elements of pairs scored in float64, a core."""
+    encoded_values: float = 2e7
+    """Elements whose nearest centroid is looked for, a core."""
     read_bytes: float = 5e8
     """From disk, a node."""
     write_bytes: float = 2e8

@@ -17,6 +17,7 @@ from haag_vq.sources.hdf5 import HDF5_MAGIC, HDF5_SUFFIXES, open_hdf5
 from haag_vq.sources.npy import NPY_MAGIC, open_npy
 from haag_vq.sources.parquet import open_parquet
 from haag_vq.sources.protocol import VectorSource
+from haag_vq.sources.quantized import is_quantized, open_quantized
 from haag_vq.sources.texmex import TEXMEX_DTYPES, open_texmex
 
 PARQUET_MAGIC = b"PAR1"
@@ -52,7 +53,7 @@ def open_source(
     where : path, pattern, or iterable of paths
         Shards are stacked in natural order (``part-2`` before ``part-10``); a list keeps its own.
         A directory stands for the vector files directly inside it, or inside its one
-        sub-directory that has any.
+        sub-directory that has any; one that `quantize` wrote, for what its codes stand for.
     column : str, optional
         Embedding column of Parquet files, or array of HDF5 files.
 
@@ -68,6 +69,8 @@ def open_source(
     DataError
         If formats or dimensions are mixed, a file is malformed, or no rows are found.
     """
+    if isinstance(where, str | os.PathLike) and is_quantized(where):
+        return open_quantized(where)[0]
     paths = list_files(where)
     kinds = [detect_format(path) for path in paths]
     return _stacked([FileStamp.of(path) for path in paths], kinds, where, column)

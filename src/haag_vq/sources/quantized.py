@@ -1,0 +1,137 @@
+"""A quantized set: codes beside the codec that made them, read as the vectors they stand for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from haag_vq.errors import DataError
+from haag_vq.sources.codec import StoredCodec
+from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.fixed import PIECE_ROWS, RUN_BYTES, FixedRowSource
+from haag_vq.sources.npy import open_npy
+from haag_vq.sources.protocol import (
+    F32,
+    I64,
+    FiniteCheck,
+    VectorSource,
+    check_read,
+    check_span,
+    check_take,
+)
+
+# What is in the directory that a quantized set is.
+CODEC_NAME = "codec.npz"
+CODES_NAME = "codes.npy"
+QUERIES_NAME = "queries.npy"
+
+# Decoded at a time, of what is asked for: in the L2 cache. Arbitrary.
+PIECE_BYTES = 1 << 20
+
+
+class QuantizedSource(VectorSource):
+    """Rows that codes stand for.
+
+    Parameters
+    ----------
+    codes : FixedRowSource
+        (n_rows, code_bytes) uint8.
+    codec : StoredCodec
+
+    Notes
+    -----
+    Memory: the codec, once a process; for each thread that reads a piece of codes and one of
+    decoded rows, up to 1 MiB each, and up to 1.6 MiB for the places of scattered rows.
+    """
+
+    def __init__(self, codes: FixedRowSource, codec: StoredCodec) -> None:
+        self._codes = codes
+        self._codec = codec
+        self.n_rows = codes.n_rows
+        self.dim = codec.dim
+        self.dtype = np.dtype(np.float32)
+
+    @property
+    def edges(self) -> I64:
+        return self._codes.edges
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._codec.fingerprint}({self._codes.fingerprint})"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self._codes.files
+
+    @property
+    def stored_bytes(self) -> int:
+        return self._codes.stored_bytes
+
+    @property
+    def scratch_bytes(self) -> int:
+        # Decoded whole where fewer dimensions are asked for, and looked up a run of them at a time.
+        a_row = self._codes.dim + RUN_BYTES + 2 * 4 * self.dim
+        return self._codec.nbytes + self._piece_rows * a_row
+
+    @property
+    def _piece_rows(self) -> int:
+        return max(1, min(PIECE_ROWS, PIECE_BYTES // (4 * self.dim)))
+
+    def read_into(self, start: int, out: F32) -> None:
+        check_read(self, start, out)
+        self._fill(np.arange(start, start + len(out)), out)
+
+    def take_into(self, rows: I64, out: F32) -> None:
+        check_take(self, rows, out)
+        self._fill(rows, out)
+
+    def narrow(self, start: int, stop: int) -> QuantizedSource:
+        check_span(self, start, stop)
+        return QuantizedSource(self._codes.narrow(start, stop), self._codec)
+
+    def _fill(self, rows: I64, out: F32) -> None:
+        if not len(rows):
+            return
+        codec = self._codec.codec
+        codes = np.empty((self._piece_rows, self._codes.dim), np.uint8)
+        narrower = out.shape[1] < self.dim
+        whole = np.empty((self._piece_rows if narrower else 0, self.dim), np.float32)
+        check = FiniteCheck(self._codes.files[0], self.dtype)
+        for at in range(0, len(rows), self._piece_rows):
+            some = rows[at : at + self._piece_rows]
+            part = out[at : at + len(some)]
+            self._codes.take_stored(some, codes[: len(some)])
+            decoded = whole[: len(some)] if narrower else part
+            codec.decode(codes[: len(some)], decoded)
+            if narrower:
+                np.copyto(part, decoded[:, : out.shape[1]])
+            check.look(self._codes.first_row + some, part)
+        check.finish()
+
+
+def is_quantized(where: str | os.PathLike[str]) -> bool:
+    """Whether a path is a directory of codes and their codec."""
+    home = Path(os.path.expanduser(where))
+    return (home / CODEC_NAME).is_file() and (home / CODES_NAME).is_file()
+
+
+def open_quantized(where: str | os.PathLike[str]) -> tuple[QuantizedSource, StoredCodec]:
+    """Open a quantized set; also its codec, with what is known of the vectors.
+
+    Raises
+    ------
+    DataError
+        If codes and codec do not belong together, or one of them is malformed.
+    """
+    home = Path(os.path.expanduser(where))
+    codec = StoredCodec.of(home / CODEC_NAME)
+    codes = open_npy(FileStamp.of(home / CODES_NAME))
+    if codes.dtype != np.uint8 or codes.dim != codec.code_bytes:
+        raise DataError(
+            f"{home}: {CODES_NAME} holds rows of {codes.dim:,} {codes.dtype}, codes of "
+            f"{codec.about['codec']} are {codec.code_bytes:,} uint8. They do not belong together; "
+            "quantize the vectors again."
+        )
+    return QuantizedSource(codes, codec), codec
