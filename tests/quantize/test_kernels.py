@@ -51,6 +51,14 @@ def test_no_centroid_is_nearer_by_more_than_float32_errs(scale: float) -> None:
     assert (taken <= exact.min(axis=2) * (1 + 1e-5) + least).all()
 
 
+def test_distances_beyond_float32_lose_to_all_others() -> None:
+    centroids = np.full((1, 256, 5), -3e38, np.float32)
+    centroids[0, 130] = 3e38
+    codec = ProductCodec(centroids)
+    assert_array_equal(encoded(codec, np.full((1, 5), 2.9e38, np.float32)), [[0]])  # all beyond
+    assert_array_equal(encoded(codec, np.full((1, 5), 3e38, np.float32)), [[130]])
+
+
 def test_of_equal_centroids_the_first_is_taken() -> None:
     centroids = product_codec(2, 4).centroids
     centroids[:, 200] = centroids[:, 3] = centroids[:, 90]
