@@ -300,7 +300,7 @@ def test_integers_hold_neither_fractions_nor_more(
         ("out.f16bin", "float32", r"holds float16, not float32; name it \.fbin"),
         ("out.u8bin", "int8", r"name it \.i8bin"),
         ("out.i8bin", "float64", r"use \.npy or \.parquet"),
-        ("out.bvecs", "float32", r"a \.bvecs file holds uint8, not float32; name it \.fbin"),
+        ("out.bvecs", "float32", r"a \.bvecs file holds uint8, not float32; name it \.fvecs"),
         ("out.npy", "int32", "'int32' is none of float32"),
         ("out.npy", "complex64", "is none of"),
         ("out.bin", None, r"out.bin: vectors are written as \.npy"),

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from haag_vq import ground_truth, open_dataset
+from haag_vq import ground_truth, open_dataset, score_ids
 from haag_vq.commands import compare, evaluate
-from haag_vq.errors import DataError, UsageError
+from haag_vq.errors import DataError, InsufficientMemoryError, UsageError
+from haag_vq.groundtruth import scored
 from haag_vq.groundtruth.result import GroundTruth
+from haag_vq.memory import Allowance
 from tests.commands.running import run
 from tests.groundtruth import oracle
 from tests.support.files import vectors, write_hdf5, write_ivecs, write_npy
@@ -100,7 +102,8 @@ def test_what_is_refused(truth: GroundTruth, tmp_path: Path) -> None:
 @pytest.fixture
 def published(truth: GroundTruth, tmp_path: Path) -> tuple[object, ...]:
     """Ids alone, as TEXMEX publishes them, in some order; and the words that name the vectors."""
-    write_ivecs(tmp_path / "b.ivecs", truth.ids[:, ::-1])
+    # The twins the other way round: a tie, in an order of its own.
+    write_ivecs(tmp_path / "b.ivecs", truth.ids[:, [1, 0, 3, 2, 4]])
     return ("--base", tmp_path / "base.npy", "--queries", tmp_path / "queries.npy")
 
 
@@ -111,7 +114,8 @@ def test_ids_alone_are_scored_by_the_vectors(
     facts, _ = run(compare, a, b, "--metric", "l2", *published)
     assert (facts["agree"], facts["n_exact"], facts["largest_gap"]) == (True, NQ, 0)
     ids = truth.ids.copy()
-    ids[3, 4] = next(row for row in range(N) if row // 2 not in ids[3] // 2)
+    _, every = oracle.neighbours(*rows_of(tmp_path), N, "l2")
+    ids[3, 4] = every[3, 6]
     write_ivecs(b, ids)
     facts, _ = run(compare, a, b, "--metric", "l2", *published)
     assert (facts["n_errors"], facts["n_wrong_b"], compare.exit_code(facts)) == (1, 1, 1)
@@ -126,20 +130,52 @@ def test_ids_alone_need_vectors_and_a_metric(
     published: tuple[object, ...], truth: GroundTruth, tmp_path: Path
 ) -> None:
     a, b = tmp_path / "a.npz", tmp_path / "b.ivecs"
-    for words in ((), ("--metric", "l2"), published):
-        with pytest.raises(
-            UsageError, match=r"b\.ivecs holds ids alone: .* Give --metric, and --b"
-        ):
-            run(compare, a, b, *words)
+    for fewer in ((), ("--metric", "l2")):
+        with pytest.raises(UsageError, match=r"b\.ivecs holds ids alone, .* give --base and --q"):
+            run(compare, a, b, *fewer)
+    with pytest.raises(UsageError, match=r"b\.ivecs does not say its metric.* give --metric"):
+        run(compare, a, b, *published)
+    words = ("--metric", "l2", *published)
     write_ivecs(b, truth.ids[:-1])
-    with pytest.raises(UsageError, match=f"the truth has {NQ - 1} queries, {NQ} were given"):
-        run(compare, a, b, "--metric", "l2", *published)
-    write_ivecs(b, np.full((NQ, K), -1))
-    with pytest.raises(UsageError, match="lacks neighbours"):
-        run(compare, a, b, "--metric", "l2", *published)
+    with pytest.raises(UsageError, match=rf"{b} has {NQ - 1} queries × {K} ids, {NQ} queries"):
+        run(compare, a, b, *words)
+    write_ivecs(b, np.where(truth.ids == truth.ids[2, 3], -1, truth.ids))
+    with pytest.raises(DataError, match=rf"{b} has no neighbour at rank \d of query \d \(id -1"):
+        run(compare, a, b, *words)
     write_ivecs(b, np.full((NQ, K), N))
-    with pytest.raises(DataError, match=f"the truth has id {N} at rank 1 of query 0"):
-        run(compare, a, b, "--metric", "l2", *published)
+    with pytest.raises(DataError, match=f"{b} has id {N} at rank 1 of query 0"):
+        run(compare, a, b, *words)
+    write_ivecs(b, truth.ids[:, ::-1])
+    with pytest.raises(DataError, match=r"b\.ivecs is not in the order of l2: row \d+, at rank"):
+        run(compare, a, b, *words)
+
+
+def test_what_ids_are_scored_by_is_kept(truth: GroundTruth, tmp_path: Path) -> None:
+    dataset = open_dataset(tmp_path / "base.npy", queries=tmp_path / "queries.npy")
+    found, exact = score_ids(truth.ids, "l2", dataset), ground_truth(dataset, k=K)
+    assert found.queries_sha256 == exact.queries_sha256
+    assert found.base_fingerprint == exact.base_fingerprint
+    assert found.distances.tobytes() == exact.distances.tobytes()
+    x, xq = rows_of(tmp_path)
+    with pytest.raises(UsageError, match="0 ids"):
+        score_ids(truth.ids[:, :0], "l2", x, xq)
+    with pytest.raises(UsageError, match="metric 'auto': ids are scored by"):
+        score_ids(truth.ids, "auto", x, xq)  # type: ignore[arg-type]
+    xq[2] = 0
+    with pytest.raises(DataError, match="query 2 is zero"):
+        score_ids(truth.ids, "cosine", x, xq)
+
+
+def test_ids_that_would_not_fit_are_refused(
+    truth: GroundTruth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scored, "process_allowance", lambda: Allowance(100 << 20, "a test"))
+    with pytest.raises(InsufficientMemoryError, match="scoring 35 ids needs"):
+        score_ids(truth.ids, "l2", *rows_of(tmp_path))
+
+
+def rows_of(home: Path) -> tuple[Any, Any]:
+    return np.load(home / "base.npy"), np.load(home / "queries.npy")
 
 
 def test_a_file_of_ann_benchmarks_is_held_against_our_own(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -73,7 +74,7 @@ def annbenchmarks(path: Path, distance: str = "angular") -> Path:
 
 @pytest.mark.parametrize(
     ("distance", "metric"),
-    [("euclidean", "l2"), ("angular", "cosine"), ("ip", "ip"), ("jaccard", None), ("", None)],
+    [("euclidean", "l2"), ("angular", "cosine"), ("ip", "ip"), ("", None)],
 )
 def test_a_file_of_ann_benchmarks_has_its_queries_and_metric(
     distance: str, metric: str | None, tmp_path: Path
@@ -96,6 +97,30 @@ def test_what_a_file_of_ann_benchmarks_has_gives_way_to_what_is_asked(tmp_path: 
     other = open_dataset(path, column="test", query_column="train")
     np.testing.assert_array_equal(other.compute(), QUERIES)
     np.testing.assert_array_equal(other.queries, BASE)
+
+
+def test_a_metric_that_is_none_of_ours_is_told(tmp_path: Path) -> None:
+    path = annbenchmarks(tmp_path / "x.hdf5", "hamming")
+    with pytest.warns(UserWarning, match="names the metric 'hamming', which is none of euclidean"):
+        assert open_dataset(path).metric is None
+
+
+@pytest.mark.parametrize("named", [np.bytes_("angular"), ["angular"], np.array([b"angular"])])
+def test_a_metric_is_read_however_it_was_written(named: Any, tmp_path: Path) -> None:
+    path = annbenchmarks(tmp_path / "x.hdf5", "")
+    with h5py.File(path, "a") as file:
+        file.attrs["distance"] = named
+    assert open_dataset(path).metric == "cosine"
+
+
+def test_a_pattern_of_one_file_is_that_file(tmp_path: Path) -> None:
+    annbenchmarks(tmp_path / "x-angular.hdf5")
+    dataset = open_dataset(str(tmp_path / "x-*.hdf5"))
+    assert dataset.metric == "cosine"
+    np.testing.assert_array_equal(dataset.queries, QUERIES)
+    base = write_npy(tmp_path / "base.npy", BASE)
+    queries = open_dataset(base, queries=str(tmp_path / "x-*.hdf5")).queries
+    np.testing.assert_array_equal(queries, QUERIES)
 
 
 def test_queries_in_an_hdf5_file_are_its_own(tmp_path: Path) -> None:

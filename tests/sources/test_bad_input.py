@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import struct
@@ -667,16 +668,52 @@ def test_an_hdf5_array_that_is_not_in_one_piece_is_refused(
     with h5py.File(path, "w") as file:
         store(file)
     text = message(DataError, lambda: open_source(path))
-    assert names(text, path, "'train'", STORED[store], "h5repack -l train:CONTI")
+    assert names(text, path, "'train'", STORED[store], "h5repack -l CONTI -f NONE")
 
 
-def test_an_hdf5_array_in_another_file_is_not_looked_for_in_this_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["train", "group/rows", "soft"])
+def test_an_hdf5_array_in_another_file_is_not_looked_for_in_this_one(
+    way: str, tmp_path: Path
+) -> None:
     other = write_hdf5(tmp_path / "other.hdf5", {"rows": vectors(N, DIM)})
     path = tmp_path / "x.hdf5"
     with h5py.File(path, "w") as file:
+        file["rows"] = vectors(N, DIM, seed=1)
         file["train"] = h5py.ExternalLink(str(other), "/rows")
+        file["group"] = h5py.ExternalLink(str(other), "/")
+        file["soft"] = h5py.SoftLink("/train")
+    text = message(DataError, lambda: open_source(path, column=way))
+    assert names(text, path, f"{way!r} is a link to ", other)
+
+
+def test_hdf5_arrays_are_found_in_groups_and_by_links(tmp_path: Path) -> None:
+    array = vectors(N, DIM)
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        file["deep/er/rows"] = array
+        file["deep/up"] = h5py.SoftLink("er/rows")
+        file["train"] = h5py.SoftLink("/deep/up")
+        file["circle"] = h5py.SoftLink("circle")
+    for name in (None, "deep/er/rows", "/deep/up", "deep//er/rows"):
+        assert_array_equal(read_rows(open_source(path, column=name)), array)
+    for name in ("circle", "deep", "deep/er/rows/x", "no", "deep/no"):
+        text = message(DataError, functools.partial(open_source, path, name))
+        assert names(text, f"no array {name!r}", "'deep/er/rows' (60, 4)", "--query-column")
+
+
+def test_floats_that_are_not_numpys_are_refused(tmp_path: Path) -> None:
+    """The library would hand bfloat16 out as float32: two bytes are stored, not four."""
+    kind = h5py.h5t.IEEE_F16LE.copy()
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_ebias(127)
+    path = tmp_path / "x.hdf5"
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple((N, DIM))
+        made = h5py.h5d.create(file.id, b"train", kind, space)
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, vectors(N, DIM))
+        file["test"] = vectors(100 * N, DIM)  # bytes enough behind it
     text = message(DataError, lambda: open_source(path))
-    assert names(text, path, "'train' is a link to '/rows' in", other)
+    assert names(text, path, "2-byte values of a type that NumPy lacks", "float32")
 
 
 @pytest.mark.parametrize("lost", [1, 100, 900])
@@ -752,22 +789,46 @@ def test_a_directory_of_mixed_formats_is_refused(tmp_path: Path) -> None:
     assert open_source(tmp_path / "*.npy").n_rows == 18
 
 
-@pytest.mark.parametrize("other", ["sift_query.fvecs", "sift_learn.fvecs", "queries.fvecs"])
+@pytest.mark.parametrize(
+    "other",
+    ["sift_query.fvecs", "sift_LEARN.fvecs", "queries.fvecs", "testQuery10K.fvecs", "test.fvecs"],
+)
 def test_queries_beside_a_base_are_not_stacked_with_it(other: str, tmp_path: Path) -> None:
     write(tmp_path / "sift_base.fvecs", vectors(9, 3))
     write(tmp_path / other, vectors(5, 3))
-    text = message(DataError, lambda: open_source(tmp_path))
-    assert names(text, tmp_path, "1 of 2", other, tmp_path / "sift_base.fvecs")
+    for where in (tmp_path, tmp_path / "*.fvecs"):
+        text = message(DataError, functools.partial(open_source, where))
+        assert names(text, where, "unlike parts", other, tmp_path / "sift_base.fvecs")
     assert open_source(tmp_path / "sift_base.fvecs").n_rows == 9
+    # Who names them means them.
+    assert open_source([tmp_path / "sift_base.fvecs", tmp_path / other]).n_rows == 14
     (tmp_path / "sift_base.fvecs").unlink()
     # A directory of queries alone is what it is.
     assert open_source(tmp_path).n_rows == 5
 
 
+def test_queries_and_training_rows_without_a_base_are_not_stacked(tmp_path: Path) -> None:
+    for name in ("x_query.bvecs", "x_learn.bvecs"):
+        write_texmex(tmp_path / name, vectors(9, 3, "uint8"))
+    (tmp_path / "x_base.bvecs.gz").write_bytes(b"")
+    text = message(DataError, lambda: open_source(tmp_path))
+    assert names(text, "x_learn.bvecs, x_query.bvecs")
+
+
+def test_a_crop_of_big_ann_is_a_file_of_its_set(tmp_path: Path) -> None:
+    array = vectors(9, 3, "uint8")
+    path = write_bigann(tmp_path / "base.u8bin", array).rename(
+        tmp_path / "base.u8bin.crop_nb_10000000"
+    )
+    assert_array_equal(read_rows(open_source(path)), array)
+    write_bigann(tmp_path / "query.u8bin", array)
+    assert names(message(DataError, lambda: open_source(tmp_path)), "unlike parts")
+
+
 def test_words_that_only_contain_such_a_name_are_none(tmp_path: Path) -> None:
-    for name in ("learned-0.npy", "subquery.npy", "x-1.npy"):
+    for name in ("learned-0.npy", "subquery.npy", "x-1.npy", "latest.npy", "testing.npy"):
         write(tmp_path / name, vectors(9, 3))
-    assert open_source(tmp_path).n_rows == 27
+    assert open_source(tmp_path).n_rows == 45
 
 
 def test_ground_truth_beside_vectors_is_none_of_them(tmp_path: Path) -> None:

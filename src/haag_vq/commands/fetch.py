@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=positive, help="the files that hold the first so many rows, not all"
     )
+    parser.add_argument("--column", help="array of HDF5 files of which these are rows")
     add_workers(parser, "this process alone; with --workers, processes of this machine")
 
 
@@ -161,7 +162,7 @@ def _resolved(args: argparse.Namespace) -> Repository:
             return staged_file(file, args.cache_dir)
         return RemoteFile(file)
 
-    kept = found if is_offline() else leading(found, args.limit, nearest)
+    kept = found if is_offline() else leading(found, args.limit, nearest, args.column)
     if query_pattern:
         # At the same commit, should the branch move meanwhile.
         own = found.matching(query_pattern)

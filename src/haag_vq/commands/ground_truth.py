@@ -102,6 +102,11 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
         check_out(out)
     dataset = _open(args)
     _check(args, dataset)
+    if args.metric == "l2" and dataset.metric not in (None, "l2"):
+        warnings.warn(
+            f"searched by l2; the metric of {dataset.name} is {dataset.metric} (--metric auto).",
+            stacklevel=1,
+        )
     with connect_workers(args):
         truths = ground_truth(
             dataset,

@@ -25,22 +25,24 @@ def load_truth(text: str, args: argparse.Namespace, base: VectorDataset | None) 
     UsageError
         If the file has ids alone and no base is there to score them by, or no metric.
     """
-    if text.lower().endswith(".ivecs"):
-        metric = args.metric or (base.metric if base else None)
-        if base is None or metric is None:
-            raise UsageError(
-                f"{text} holds ids alone: their distances are computed from the vectors. Give "
-                "--metric, and --base and --queries as they were searched."
-            )
-        return score_ids(read_results(text).ids, metric, base)
-    if not text.startswith(PUBLISHED):
+    if text.startswith(PUBLISHED):
+        truth = load_published_truth(
+            text.removeprefix(PUBLISHED), args.cache_dir, args.streaming, args.revision
+        )
+        if args.metric not in (None, truth.metric):
+            raise UsageError(f"{text} is of {truth.metric}, --metric {args.metric} was given.")
+        return truth
+    if not text.lower().endswith(".ivecs"):
         return load_ground_truth(text, args.metric)
-    truth = load_published_truth(
-        text.removeprefix(PUBLISHED), args.cache_dir, args.streaming, args.revision
-    )
-    if args.metric not in (None, truth.metric):
-        raise UsageError(f"{text} is of {truth.metric}, --metric {args.metric} was given.")
-    return truth
+    if base is None:
+        raise UsageError(
+            f"{text} holds ids alone, whose distances are computed from the vectors: give --base "
+            "and --queries as they were searched."
+        )
+    metric = args.metric or base.metric
+    if metric is None:
+        raise UsageError(f"{text} does not say its metric, nor does the base: give --metric.")
+    return score_ids(read_results(text).ids, metric, base, name=text)
 
 
 def prefix_list(text: str) -> list[int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from haag_vq.errors import UsageError
 from haag_vq.hub import Pin, parse_address
 from haag_vq.memory import parse_bytes
 from haag_vq.sources import Metric, PrefixSource, SyntheticSource, VectorSource, open_source
-from haag_vq.sources.hdf5 import QUERIES_NAME, is_hdf5, own_queries_and_metric
+from haag_vq.sources.hdf5 import METRIC_OF_NAME, QUERIES_NAME, own_queries
+from haag_vq.sources.open import is_hdf5, list_files
 from haag_vq.sources.quantized import QUERIES_NAME as QUANTIZED_QUERIES
 from haag_vq.sources.quantized import is_quantized, open_quantized
 
@@ -97,7 +99,7 @@ def open_dataset(
     spec = None if queries is None else QuerySpec.parse(queries)
     # Held-out rows are drawn from the whole set.
     needed = limit if spec is None or spec.kind != "holdout" else None
-    options = HubOptions(config, split, revision, streaming, cache_dir, needed)
+    options = HubOptions(config, split, revision, streaming, cache_dir, needed, column)
     found = _locate(os.fspath(where), column, options)
     source = found.source
     base, query_source, are_rows, origin = source, None, False, ""
@@ -167,7 +169,7 @@ def _locate(where: str, column: str | None, options: HubOptions) -> _Found:
         if revision is not None:
             options = replace(options, revision=revision)
         found = locate_on_hub(repo, options, (pattern,) if pattern else ())
-        return _Found(found.open(column), pin=found.pin)
+        return _with_own_queries(found.open(column), found)
     path = os.path.expanduser(where)
     if os.path.isdir(path):
         copy = copy_in(CATALOG["msmarco"], Path(path))
@@ -181,8 +183,20 @@ def _locate(where: str, column: str | None, options: HubOptions) -> _Found:
         name = f"{where} ({codec.about['codec']})"
         return _Found(coded, own, metric=codec.about.get("metric"), name=name)
     source = open_source(where, column)
-    if is_hdf5(path):
-        has_queries, metric = own_queries_and_metric(path)
-        own = on_disk([path], QUERIES_NAME) if has_queries else Located()
-        return _Found(source, own, metric=metric)
-    return _Found(source)
+    files = list_files(path)
+    return _with_own_queries(source, on_disk(files)) if len(files) == 1 else _Found(source)
+
+
+def _with_own_queries(source: VectorSource, found: Located) -> _Found:
+    """Add what one file of ann-benchmarks says of itself: its queries and its metric."""
+    if len(found.files) != 1 or not is_hdf5(found.files[0]):
+        return _Found(source, pin=found.pin)
+    own = own_queries(found.files[0])
+    if own.distance and own.metric is None:
+        warnings.warn(
+            f"{found.files[0].path} names the metric {own.distance!r}, which is none of "
+            f"{', '.join(METRIC_OF_NAME)}: it has no metric here.",
+            stacklevel=4,
+        )
+    queries = replace(found, column=QUERIES_NAME) if own.has_queries else Located()
+    return _Found(source, queries, found.pin, own.metric)

@@ -42,6 +42,8 @@ class HubOptions:
     cache_dir: str | os.PathLike[str] | None = None
     n_rows: int | None = None
     """The first so many rows are all that is needed: no other file need be on disk."""
+    column: str | None = None
+    """Array of HDF5 files of which these are rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def locate_on_hub(repo: str, options: HubOptions, patterns: Sequence[str] = ()) 
         )
     if options.streaming:
         return Located(tuple(_nearest(file, options) for file in found.files), found)
-    needed = leading(found, options.n_rows, lambda file: _nearest(file, options))
+    needed = leading(found, options.n_rows, lambda file: _nearest(file, options), options.column)
     stage(needed, options.cache_dir)
     return _as_staged(needed, options)
 
@@ -174,7 +176,12 @@ def _staged_entry(entry: CatalogEntry, options: HubOptions) -> tuple[Located, Lo
 def _if_staged(found: Repository, options: HubOptions) -> Located | None:
     """Take a repository's files on disk if all that are needed are there, whole."""
     try:
-        needed = leading(found, options.n_rows, lambda file: staged_file(file, options.cache_dir))
+        needed = leading(
+            found,
+            options.n_rows,
+            lambda file: staged_file(file, options.cache_dir),
+            options.column,
+        )
     except SourceNotFoundError:
         return None
     whole = all(is_whole(file, options.cache_dir) for file in needed.files)

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from haag_vq.data.sampling import sample_rows
 from haag_vq.errors import UsageError, whole_number
 from haag_vq.sources import RangeSource, TakeSource, VectorSource, WithoutSource, open_source
-from haag_vq.sources.hdf5 import QUERIES_NAME, is_hdf5
+from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.hdf5 import QUERIES_NAME
+from haag_vq.sources.open import is_hdf5, list_files
+from haag_vq.sources.quantized import is_quantized
 
 # Queries that are drawn and a training sample of one seed must not be the same rows.
 HOLDOUT_SALT = 0x5EED
@@ -83,15 +86,21 @@ def split_queries(
         return limited(WithoutSource(source, held), limit), TakeSource(source, held)
     base = limited(source, limit)
     if spec.kind == "file":
-        # Of a file that holds both, its queries are meant here.
-        own = QUERIES_NAME if is_hdf5(os.path.expanduser(spec.path)) else None
-        return base, open_source(spec.path, column or own)
+        return base, open_source(spec.path, column or _own_array(spec.path))
     if spec.kind == "first":
         # The loaders' default of 100 must not forbid a limit of 50.
         return base, RangeSource(base, 0, min(spec.n, base.n_rows))
     if spec.n > base.n_rows:
         raise UsageError(f"sample:{spec.n} asked of a base of {base.n_rows:,} rows.")
     return base, TakeSource(base, sample_rows(base.n_rows, spec.n, seed ^ QUERY_SAMPLE_SALT))
+
+
+def _own_array(path: str) -> str | None:
+    """Name the array that is meant of files that hold rows and queries."""
+    if is_quantized(path):
+        return None
+    files = [FileStamp.of(file) for file in list_files(path)]
+    return QUERIES_NAME if all(is_hdf5(file) for file in files) else None
 
 
 def limited(source: VectorSource, limit: int | None) -> VectorSource:

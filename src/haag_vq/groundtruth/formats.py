@@ -31,12 +31,11 @@ from numpy.typing import NDArray
 
 from haag_vq.atomic import written_whole
 from haag_vq.errors import DataError, SourceNotFoundError, UsageError
-from haag_vq.sources.hdf5 import METRICS, distance_of
+from haag_vq.sources.hdf5 import METRIC_OF_NAME, NAME_OF_METRIC, distance_of
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_HDF5_METRICS = {metric: name for name, metric in METRICS.items()}
 
 # What h5py, NumPy and zipfile raise at malformed files.
 _MALFORMED = (
@@ -150,9 +149,9 @@ def _check_attributes(attributes: Any, path: str) -> None:
                 "needed. Make the file again, or load it without attributes (.ibin)."
             )
     metric = attributes.get("metric", "l2")
-    if metric not in METRICS.values():
+    if metric not in NAME_OF_METRIC:
         raise DataError(
-            f"{path} is of the metric {metric!r:.60}; {', '.join(METRICS.values())} are known."
+            f"{path} is of the metric {metric!r:.60}; {', '.join(NAME_OF_METRIC)} are known."
         )
 
 
@@ -182,7 +181,7 @@ def _write_hdf5(truth: TruthFile, path: Path) -> None:
 
     with h5py.File(path, "w") as file:
         file.attrs["type"] = "dense"
-        file.attrs["distance"] = _HDF5_METRICS[metric]
+        file.attrs["distance"] = NAME_OF_METRIC[metric]
         file.attrs["point_type"] = "float"
         file.attrs["dimension"] = truth.attributes["dim"]
         file.attrs["haag_vq"] = json.dumps(truth.attributes)
@@ -199,10 +198,11 @@ def _read_hdf5(path: Path) -> TruthFile:
         attributes = json.loads(file.attrs.get("haag_vq", "{}"))
         distance = distance_of(file)
         _check_attributes(attributes, str(path))
-        metric = attributes.get("metric") or METRICS.get(distance)
+        metric = attributes.get("metric") or METRIC_OF_NAME.get(distance)
         if metric is None:
             raise DataError(
-                f"{path}: attribute 'distance' is {distance!r}; {', '.join(METRICS)} are known."
+                f"{path}: attribute 'distance' is {distance or None!r}; "
+                f"{', '.join(METRIC_OF_NAME)} are known."
             )
         ids = file["neighbors"][()]
         stored = file["distances"][()].astype(np.float64)

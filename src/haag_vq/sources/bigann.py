@@ -7,6 +7,7 @@ https://big-ann-benchmarks.com (fbin, u8bin, i8bin) with DiskANN's f16bin.
 from __future__ import annotations
 
 import os
+import re
 import struct
 
 import numpy as np
@@ -24,6 +25,14 @@ BIGANN_DTYPES: dict[str, str] = {
 }
 HEADER = struct.Struct("<II")
 
+# What big-ann-benchmarks calls the first rows of a set: base.1B.u8bin.crop_nb_10000000.
+_CROP = re.compile(r"\.crop_nb_\d+$")
+
+
+def suffix_of(path: str) -> str:
+    """Suffix of a file of vectors, in lower case; that of a crop is its set's."""
+    return os.path.splitext(_CROP.sub("", path))[1].lower()
+
 
 def open_bigann(stamp: StoredFile) -> FixedRowSource:
     """Open an .fbin, .f16bin, .u8bin or .i8bin file. Reads its 8 bytes of header.
@@ -34,7 +43,7 @@ def open_bigann(stamp: StoredFile) -> FixedRowSource:
         If the file has other bytes than its header promises (a crop of a larger file often
         keeps the larger file's header), or the dimension is 0.
     """
-    suffix = os.path.splitext(stamp.path)[1].lower()
+    suffix = suffix_of(stamp.path)
     dtype = np.dtype(BIGANN_DTYPES[suffix])
     if stamp.size_bytes < HEADER.size:
         raise DataError(

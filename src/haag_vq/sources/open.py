@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from haag_vq.errors import DataError, SourceNotFoundError
-from haag_vq.sources.bigann import BIGANN_DTYPES, open_bigann
+from haag_vq.sources.bigann import BIGANN_DTYPES, open_bigann, suffix_of
 from haag_vq.sources.concat import ConcatSource
 from haag_vq.sources.fileio import FileStamp, StoredFile
 from haag_vq.sources.hdf5 import HDF5_MAGIC, HDF5_SUFFIXES, open_hdf5
@@ -40,7 +40,10 @@ _SUFFIXES = {
 _STACKED = tuple(suffix for suffix in _SUFFIXES if suffix not in HDF5_SUFFIXES)
 
 # Words in names of files that are not of the base, but lie beside it: queries, training rows.
-_NOT_BASE = re.compile(r"(?<![a-z])(query|queries|learn)(?![a-z])", re.IGNORECASE)
+# In any case between other signs, or as one of the words of testQuery10K.
+_NOT_BASE = re.compile(
+    r"(?<![a-zA-Z])(?i:query|queries|learn|test)(?![a-zA-Z])|(?:Query|Queries|Learn)(?![a-z])"
+)
 
 
 def open_source(
@@ -98,6 +101,7 @@ def open_stored(files: Sequence[StoredFile], name: str, column: str | None = Non
     DataError
         As for `open_source`.
     """
+    _check_one_part([file.path for file in files], name)
     return _stacked(files, [_kind_by_suffix(file.path) for file in files], name, column)
 
 
@@ -136,6 +140,7 @@ def list_files(where: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
         matches = glob.glob(text, recursive=True)
         found = sorted(filter(os.path.isfile, matches), key=natural_key)
         if found:
+            _check_one_part(found, text)
             return found
         raise SourceNotFoundError(f"no file matches the pattern {text} (from {os.getcwd()}).")
     raise SourceNotFoundError(
@@ -185,13 +190,19 @@ def detect_format(path: str) -> str:
     return _kind_by_suffix(stamp.path)
 
 
+def is_hdf5(file: StoredFile) -> bool:
+    """Whether a file is opened as HDF5."""
+    where = file.local_path
+    return (detect_format(where) if where else _kind_by_suffix(file.path)) == "hdf5"
+
+
 def has_vector_suffix(path: str) -> bool:
     """Whether a name ends as files of vectors do."""
-    return os.path.splitext(path)[1].lower() in _SUFFIXES
+    return suffix_of(path) in _SUFFIXES
 
 
 def _kind_by_suffix(path: str) -> str:
-    kind = _SUFFIXES.get(os.path.splitext(path)[1].lower())
+    kind = _SUFFIXES.get(suffix_of(path))
     if kind is None:
         known = ", ".join(_SUFFIXES)
         raise DataError(
@@ -236,35 +247,42 @@ def _directory_files(directory: str) -> list[str]:
             f"{directory} has vector files in several sub-directories: {listed}. Name one of them."
         )
     raise SourceNotFoundError(
-        f"{directory} holds no vector files ({', '.join(_STACKED)}), nor does a directory in it."
+        f"{directory} holds no vector files ({', '.join(_STACKED)}), nor does a directory in it; "
+        f"{' and '.join(HDF5_SUFFIXES)} files are named themselves."
     )
 
 
 def _vector_files(directory: str) -> list[str]:
-    """List the vector files directly in a directory.
-
-    Raises
-    ------
-    DataError
-        If some are named as queries or training rows, as sift_query.fvecs beside sift_base.fvecs.
-    """
-    names = [
-        entry.name
-        for entry in os.scandir(directory)
-        if entry.is_file()
-        and not entry.name.startswith(".")
-        and os.path.splitext(entry.name)[1].lower() in _STACKED
-    ]
-    files = sorted((os.path.join(directory, name) for name in names), key=natural_key)
-    others = [path for path in files if _NOT_BASE.search(os.path.basename(path))]
-    if others and len(others) < len(files):
-        base = next(path for path in files if path not in others)
-        raise DataError(
-            f"{directory} holds {len(others):,} of {len(files):,} vector files that are named as "
-            f"no part of the base ({os.path.basename(others[0])}), which would be stacked with it. "
-            f"Name the base itself: {base}, or a quoted pattern."
-        )
+    files = sorted(
+        (
+            entry.path
+            for entry in os.scandir(directory)
+            if entry.is_file()
+            and not entry.name.startswith(".")
+            and suffix_of(entry.name) in _STACKED
+        ),
+        key=natural_key,
+    )
+    _check_one_part(files, directory)
     return files
+
+
+def _check_one_part(paths: Sequence[str], where: str) -> None:
+    """Raise DataError if files that are to be stacked are named as unlike parts of a set.
+
+    As sift_base.fvecs, sift_learn.fvecs and sift_query.fvecs, which lie in one directory.
+    """
+    by_part: dict[str, str] = {}
+    for path in paths:
+        found = _NOT_BASE.search(os.path.basename(path))
+        by_part.setdefault(found[0].lower().replace("ies", "y") if found else "", path)
+    if len(by_part) > 1:
+        names = ", ".join(os.path.basename(path) for path in by_part.values())
+        base = by_part.get("", next(iter(by_part.values())))
+        raise DataError(
+            f"{where} stands for unlike parts of a set, by their names ({names}), which would be "
+            f"stacked. Name the one that is meant, as {base}, or a list of files."
+        )
 
 
 def _text(where: object) -> str:

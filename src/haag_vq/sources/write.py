@@ -156,7 +156,9 @@ def stored_dtype(path: str | os.PathLike[str], dtype: str | None) -> np.dtype[An
     if suffix in _TYPED:
         own = np.dtype(_TYPED[suffix])
         if dtype is not None and np.dtype(dtype) != own:
-            fitting = [s for s, name in _TYPED.items() if np.dtype(name) == np.dtype(dtype)]
+            family = TEXMEX_DTYPES if suffix in TEXMEX_DTYPES else BIGANN_DTYPES
+            named = {**family, **_TYPED}  # its own first
+            fitting = [s for s, name in named.items() if np.dtype(name) == np.dtype(dtype)]
             raise UsageError(
                 f"a {suffix} file holds {own}, not {dtype}"
                 + (f"; name it {fitting[0]}." if fitting else "; use .npy or .parquet.")
