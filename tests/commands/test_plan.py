@@ -17,6 +17,7 @@ from haag_vq.commands import plan as command
 from haag_vq.errors import UsageError
 from haag_vq.sources.bigann import HEADER
 from tests.commands.running import run
+from tests.support.files import vectors, write_hdf5
 
 MIB = 1 << 20
 
@@ -69,6 +70,19 @@ def test_the_jobs_own_cluster_is_the_profile(base: str) -> None:
     assert limited["allowance_bytes"] == set_so["allowance_bytes"], "of this machine, as it is"
     other, _ = run(command, "load", base, "--profile", "pace-ice")
     assert other["slurm"]["jobs"] == 1
+
+
+def test_a_metric_that_is_not_asked_for_is_told(tmp_path: Path) -> None:
+    path = write_hdf5(
+        tmp_path / "x.hdf5", dict.fromkeys(("train", "test"), vectors(9, 4)), "angular"
+    )
+    words = ("ground-truth", path, "--k", "3")
+    with pytest.warns(
+        UserWarning, match=r"by l2, since no --metric .* is of cosine \(--metric auto"
+    ):
+        run(command, *words)
+    run(command, *words, "--metric", "l2")
+    run(command, *words, "--metric", "auto")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         choices=("l2", "ip", "cosine", "auto"),
-        default="l2",
         help="auto: the publisher's (default: l2)",
     )
     parser.add_argument(
@@ -102,11 +101,6 @@ def run(args: argparse.Namespace) -> tuple[Any, Rows]:
         check_out(out)
     dataset = _open(args)
     _check(args, dataset)
-    if args.metric == "l2" and dataset.metric not in (None, "l2"):
-        warnings.warn(
-            f"searched by l2; the metric of {dataset.name} is {dataset.metric} (--metric auto).",
-            stacklevel=1,
-        )
     with connect_workers(args):
         truths = ground_truth(
             dataset,
@@ -163,6 +157,14 @@ def _open(args: argparse.Namespace) -> VectorDataset:
             f"{dataset.name} has no queries of its own: pass --queries holdout:N, sample:N, "
             "first:N or a file."
         )
+    if args.metric is None:
+        args.metric = "l2"
+        if dataset.metric not in (None, "l2"):
+            warnings.warn(
+                f"by l2, since no --metric is given; {dataset.name} is of {dataset.metric} "
+                "(--metric auto).",
+                stacklevel=1,
+            )
     return dataset
 
 
