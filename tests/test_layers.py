@@ -34,7 +34,7 @@ RANKS = {
     "export": 9,
     "plots": 9,
     "speed": 9,
-    "quantize": 10,
+    "quantizing": 10,
     "planning": 11,
     "demo": 12,
     "__init__": 12,  # the front door, of which the command line takes the version

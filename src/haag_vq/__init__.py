@@ -32,7 +32,7 @@ from haag_vq.planning import (
     local_site,
     plan,
 )
-from haag_vq.quantize import QuantizeReport, quantize
+from haag_vq.quantizing import QuantizeReport, quantize
 
 __version__ = "0.1.0"
 

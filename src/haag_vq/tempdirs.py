@@ -31,7 +31,12 @@ def new_directory(
     else:
         made = named_directory(prefix, parent, name)
         made.mkdir(mode=0o700)
-    (made / OWNER).write_text(f"{process_space()} {os.getpid()}")
+    try:
+        (made / OWNER).write_text(f"{process_space()} {os.getpid()}")
+    except OSError:
+        # Of nobody, it would never be swept away.
+        shutil.rmtree(made, ignore_errors=True)
+        raise
     return made
 
 

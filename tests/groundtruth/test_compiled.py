@@ -187,7 +187,7 @@ def test_another_installation_of_the_same_sources_is_kept_elsewhere(
     usual = directory_now()
     package = Path(compiled.__file__).parents[1]
     copied = home / "groundtruth"
-    for part in ("groundtruth", "quantize", "sources"):
+    for part in ("groundtruth", "quantizing", "sources"):
         shutil.copytree(package / part, home / part)
     monkeypatch.setattr(compiled, "__file__", str(copied / "compiled.py"))
     elsewhere = directory_now()

@@ -77,7 +77,8 @@ def test_ground_truth_from_the_command_line(
 ) -> None:
     passages, _ = write_msmarco(live.root)
     out = tmp_path / "gt.npz"
-    words = "--queries first:6 --k 4 --metric l2 --workers 2 --json --quiet".split()
+    words = ["--queries", "first:6", "--k", "4", "--metric", "l2", "--workers", "2"]
+    words += ["--json", "--quiet"]
     done = program(*CLI, "ground-truth", where, how, *words, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -73,6 +73,17 @@ def quantized(path: Path) -> VectorSource:
 _ALL_BUT_SOME = np.arange(5, N, 17)
 _SHUFFLED = np.random.default_rng(0).permutation(N)
 
+
+def narrow(path: Path) -> VectorSource:
+    """As many values in rows of two: what is held a row shows."""
+    home = path / "narrow"
+    if not home.exists():
+        home.mkdir()
+        np.save(home / CODES_NAME, vectors(N * DIM // 2, 1, "uint8"))
+        save_codec(home / CODEC_NAME, product_codec(1, 2), {})
+    return open_source(home)
+
+
 SOURCES: dict[str, Make] = {
     **{
         name: (lambda path, name=name: open_source(path / name))  # type: ignore[misc]
@@ -135,3 +146,13 @@ def test_a_take_stays_within_its_scratch(name: str, files: Path, arrow_pool: pa.
     out: F32 = np.empty((len(rows), source.dim), np.float32)
     limit = source.scratch_bytes + PER_ROW_BYTES * len(rows) + INTERPRETER_BYTES
     assert peak_bytes(lambda: source.take_into(rows, out), arrow_pool) <= limit
+
+
+def test_rows_of_two_dimensions_take_no_numbers_of_their_own(
+    files: Path, arrow_pool: pa.MemoryPool
+) -> None:
+    source = narrow(files)
+    out: F32 = np.empty((source.n_rows, source.dim), np.float32)
+    limit = source.scratch_bytes + INTERPRETER_BYTES
+    assert limit < out.nbytes / 3
+    assert peak_bytes(lambda: source.read_into(0, out), arrow_pool) <= limit

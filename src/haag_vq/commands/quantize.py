@@ -11,7 +11,7 @@ from haag_vq.commands.arguments import add_source, open_source_of, positive, siz
 from haag_vq.commands.planned import Planned
 from haag_vq.memory import format_bytes, parse_bytes
 from haag_vq.planning import QuantizeJob, this_process
-from haag_vq.quantize import DEFAULT_CHUNK_BYTES, DEFAULT_TRAIN_ROWS, quantize
+from haag_vq.quantizing import DEFAULT_CHUNK_BYTES, DEFAULT_TRAIN_ROWS, quantize
 from haag_vq.report import Rows
 
 NAME = "quantize"
@@ -37,7 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"vectors to train on, drawn from all (default: {DEFAULT_TRAIN_ROWS:,})",
     )
-    parser.add_argument("--chunk-size", type=size, default=format_bytes(DEFAULT_CHUNK_BYTES))
+    parser.add_argument(
+        "--chunk-size",
+        type=size,
+        default=format_bytes(DEFAULT_CHUNK_BYTES),
+        help="of a block of float32, one for each core (default: 16 MiB)",
+    )
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
@@ -71,7 +76,6 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
 
 def planned(args: argparse.Namespace) -> Planned:
     """Plan what `run` would do."""
-    job = QuantizeJob(
-        open_source_of(args).source, args.codec, args.train, parse_bytes(args.chunk_size)
-    )
+    dataset, chunk_bytes = open_source_of(args), parse_bytes(args.chunk_size)
+    job = QuantizeJob(dataset.source, dataset.query_source, args.codec, args.train, chunk_bytes)
     return Planned(job, this_process(), str(Path(args.out).absolute().parent))

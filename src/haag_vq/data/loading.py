@@ -177,6 +177,8 @@ def _locate(where: str, column: str | None, options: HubOptions) -> _Found:
             # The column is found by itself: a set of this shape need not be this set.
             return _Found(open_source(copy.files, column), on_disk(copy.query_files))
     if is_quantized(path):
+        if column is not None:
+            raise UsageError(f"{where} is a quantized set, which has no column {column!r}.")
         coded, codec = open_quantized(path)
         kept = Path(path) / QUANTIZED_QUERIES
         own = on_disk([str(kept)]) if kept.is_file() else Located()

@@ -27,7 +27,7 @@ _SOURCES = (
     "order.py",
     "prefetch.py",
     "scan.py",
-    "../quantize/kernels.py",
+    "../quantizing/kernels.py",
     "../sources/convert.py",
 )
 

@@ -25,7 +25,7 @@ from haag_vq.groundtruth.precompile import ensure_compiled
 from haag_vq.groundtruth.tasks import BlockTask, Search
 from haag_vq.memory import format_bytes, process_allowance
 from haag_vq.planning.rates import MEASURED_SPREAD, Rates
-from haag_vq.quantize.kernels import Encoder
+from haag_vq.quantizing.kernels import Encoder
 from haag_vq.sources import ArraySource, SyntheticSource, VectorSource, open_source
 from haag_vq.sources.codec import N_CENTROIDS, ProductCodec
 

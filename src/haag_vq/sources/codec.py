@@ -187,25 +187,33 @@ def _loaded(stamp: FileStamp) -> tuple[Codec, dict[str, Any]]:
         with stamp.opened():
             about, arrays = undisturbed(read)
         return _made(about["codec"], arrays), about
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as e:
-        if isinstance(e, HaagVQError):
-            raise
+    except HaagVQError:
+        raise
+    except _MALFORMED as e:
         raise DataError(
             f"{stamp.path} is not a readable codec: {e}. Quantize the vectors again."
         ) from e
 
 
+# What NumPy, zipfile and we raise at malformed files.
+_MALFORMED = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def _made(name: str, arrays: dict[str, AnyArray]) -> Codec:
     if any(array.dtype != np.float32 for array in arrays.values()):
         raise ValueError("its arrays are not float32")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("its arrays hold NaN or infinity")
     codec: Codec
     if "centroids" in arrays:
         centroids = arrays["centroids"]
@@ -216,6 +224,8 @@ def _made(name: str, arrays: dict[str, AnyArray]) -> Codec:
         lowest, step = arrays["lowest"], arrays["step"]
         if lowest.ndim != 1 or lowest.shape != step.shape or not lowest.size:
             raise ValueError(f"ranges of shapes {lowest.shape} and {step.shape}")
+        if step.min() < 0:
+            raise ValueError("steps that are negative")
         codec = ScalarCodec(lowest, step, 4 if name == "SQ4" else 8)
     if codec.name != name:
         raise ValueError(f"{name!r} is said, {codec.name} is there")

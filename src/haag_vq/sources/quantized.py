@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,40 +82,38 @@ class QuantizedSource(VectorSource):
 
     def read_into(self, start: int, out: F32) -> None:
         check_read(self, start, out)
-        self._fill(np.arange(start, start + len(out)), out)
+        self._fill(lambda at, n: np.arange(start + at, start + at + n), out)
 
     def take_into(self, rows: I64, out: F32) -> None:
         check_take(self, rows, out)
-        self._fill(rows, out)
+        self._fill(lambda at, n: rows[at : at + n], out)
 
     def narrow(self, start: int, stop: int) -> QuantizedSource:
         check_span(self, start, stop)
         return QuantizedSource(self._codes.narrow(start, stop), self._codec)
 
-    def _fill(self, rows: I64, out: F32) -> None:
-        if not len(rows):
-            return
-        codec = self._codec.codec
-        codes = np.empty((self._piece_rows, self._codes.dim), np.uint8)
+    def _fill(self, rows_of: Callable[[int, int], I64], out: F32) -> None:
+        """Decode the rows ``rows_of(at, n)`` into ``out[at : at + n]``, piece by piece."""
+        codec, step = self._codec.codec, min(self._piece_rows, len(out))
+        codes = np.empty((step, self._codes.dim), np.uint8)
         narrower = out.shape[1] < self.dim
-        whole = np.empty((self._piece_rows if narrower else 0, self.dim), np.float32)
+        whole = np.empty((step if narrower else 0, self.dim), np.float32)
         check = FiniteCheck(self._codes.files[0], self.dtype)
-        for at in range(0, len(rows), self._piece_rows):
-            some = rows[at : at + self._piece_rows]
-            part = out[at : at + len(some)]
-            self._codes.take_stored(some, codes[: len(some)])
-            decoded = whole[: len(some)] if narrower else part
-            codec.decode(codes[: len(some)], decoded)
+        for at in range(0, len(out), max(1, step)):
+            rows = rows_of(at, min(step, len(out) - at))
+            part = out[at : at + len(rows)]
+            self._codes.take_stored(rows, codes[: len(rows)])
+            decoded = whole[: len(rows)] if narrower else part
+            codec.decode(codes[: len(rows)], decoded)
             if narrower:
                 np.copyto(part, decoded[:, : out.shape[1]])
-            check.look(self._codes.first_row + some, part)
+            check.look(self._codes.first_row + rows, part)
         check.finish()
 
 
 def is_quantized(where: str | os.PathLike[str]) -> bool:
-    """Whether a path is a directory of codes and their codec."""
-    home = Path(os.path.expanduser(where))
-    return (home / CODEC_NAME).is_file() and (home / CODES_NAME).is_file()
+    """Whether a path is a directory of codes, by their codec."""
+    return (Path(os.path.expanduser(where)) / CODEC_NAME).is_file()
 
 
 def open_quantized(where: str | os.PathLike[str]) -> tuple[QuantizedSource, StoredCodec]:
@@ -122,16 +121,19 @@ def open_quantized(where: str | os.PathLike[str]) -> tuple[QuantizedSource, Stor
 
     Raises
     ------
+    SourceNotFoundError
+        If there are no codes beside the codec.
     DataError
         If codes and codec do not belong together, or one of them is malformed.
     """
     home = Path(os.path.expanduser(where))
     codec = StoredCodec.of(home / CODEC_NAME)
     codes = open_npy(FileStamp.of(home / CODES_NAME))
-    if codes.dtype != np.uint8 or codes.dim != codec.code_bytes:
+    known = codec.about.get("codes", codes.fingerprint)
+    if codes.dtype != np.uint8 or codes.dim != codec.code_bytes or codes.fingerprint != known:
         raise DataError(
-            f"{home}: {CODES_NAME} holds rows of {codes.dim:,} {codes.dtype}, codes of "
-            f"{codec.about['codec']} are {codec.code_bytes:,} uint8. They do not belong together; "
-            "quantize the vectors again."
+            f"{home}: {CODES_NAME} ({codes.n_rows:,} × {codes.dim:,} {codes.dtype}) holds no codes "
+            f"of the codec in {CODEC_NAME}, {codec.about['codec']} of {codec.code_bytes:,} uint8 a "
+            "vector, or not those that it was kept with. Quantize the vectors again."
         )
     return QuantizedSource(codes, codec), codec

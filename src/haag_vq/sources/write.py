@@ -91,14 +91,7 @@ class FixedRowWriter(VectorWriter):
         self._dim_in_rows = suffix in TEXMEX_DTYPES
         self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by close()
         if suffix == ".npy":
-            np.lib.format.write_array_header_1_0(
-                self._file,
-                {
-                    "descr": np.lib.format.dtype_to_descr(dtype),
-                    "fortran_order": False,
-                    "shape": (n_rows, dim),
-                },
-            )
+            write_npy_header(self._file, (n_rows, dim), dtype)
         elif suffix in BIGANN_DTYPES:
             self._file.write(HEADER.pack(n_rows, dim))
 
@@ -111,6 +104,13 @@ class FixedRowWriter(VectorWriter):
 
     def close(self) -> None:
         self._file.close()
+
+
+def write_npy_header(file: BinaryIO, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    """Begin an .npy file of rows in C order."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 class ParquetWriter(VectorWriter):

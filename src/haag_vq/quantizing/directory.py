@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from haag_vq.atomic import sync, umask
-from haag_vq.errors import WriteError
+from haag_vq.errors import HaagVQError, WriteError
 from haag_vq.tempdirs import OWNER, new_directory, remove_stale
 
 _PREFIX = ".haag-vq-quantizing-"
@@ -23,7 +24,7 @@ def made_whole(target: Path) -> Iterator[Path]:
     Raises
     ------
     WriteError
-        If it cannot be made, or something has the name by then.
+        If it cannot be made or written in, or something has the name by then.
     """
     remove_stale(_PREFIX, target.parent)
     try:
@@ -33,21 +34,26 @@ def made_whole(target: Path) -> Iterator[Path]:
     try:
         yield home
         _publish(home, target)
+    except OSError as error:
+        # What was read, and what is refused, is no fault of the directory.
+        if isinstance(error, HaagVQError) and not isinstance(error, WriteError):
+            raise
+        raise WriteError(
+            f"writing {target} failed: {error.strerror or error}. Nothing was left of it."
+        ) from error
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 def _publish(home: Path, target: Path) -> None:
-    try:
-        (home / OWNER).unlink()
-        for path in home.iterdir():
-            sync(path)
-        home.chmod(0o777 & ~umask())
-        home.rename(target)
-    except OSError as error:
-        raise WriteError(
-            f"writing {target} failed: {error.strerror}. Nothing was left of it."
-        ) from error
+    for path in home.iterdir():
+        sync(path)
+    home.chmod(0o777 & ~umask())
+    if os.path.lexists(target):
+        raise FileExistsError(0, "something has that name by now")
+    # Until now it is known whose it is: a killed process's is swept away.
+    (home / OWNER).unlink()
+    home.rename(target)
     for directory in (target, target.parent):
         with suppress(OSError):  # some network file systems cannot
             sync(directory)

@@ -14,6 +14,8 @@ from numpy.testing import assert_array_equal
 from haag_vq.errors import DataError, FileChangedError, SourceNotFoundError
 from haag_vq.sources import open_source
 from haag_vq.sources.codec import Codec, ProductCodec, ScalarCodec, StoredCodec, save_codec
+from haag_vq.sources.fileio import FileStamp
+from haag_vq.sources.npy import open_npy
 from haag_vq.sources.quantized import CODEC_NAME, CODES_NAME
 from tests.support.codecs import product_codec, scalar_codec
 from tests.support.files import read_rows, vectors
@@ -75,6 +77,8 @@ BAD: dict[str, dict[str, Any]] = {
     "two dimensions": {"centroids": np.zeros((2, 256), "f4")},
     "no dimensions": {"centroids": np.zeros((2, 256, 0), "f4")},
     "objects": {"centroids": np.array([[None]])},
+    "centroids that are no numbers": {"centroids": np.full((2, 256, 3), np.nan, "f4")},
+    "steps down": {"centroids": None, "lowest": np.zeros(3, "f4"), "step": -np.ones(3, "f4")},
     "unlike ranges": {"centroids": None, "lowest": np.zeros(3, "f4"), "step": np.zeros(4, "f4")},
 }
 
@@ -111,7 +115,7 @@ def quantized(home: Path, codec: Codec = CODECS[0], n: int = 20) -> Path:
 def test_codes_of_another_codec_are_refused(dtype: str, tmp_path: Path) -> None:
     quantized(tmp_path)
     np.save(tmp_path / CODES_NAME, vectors(20, 4 if dtype == "float32" else 5, dtype))
-    with pytest.raises(DataError, match=rf"rows of \d {dtype}, codes of PQ4 are 4 uint8"):
+    with pytest.raises(DataError, match=rf"20 × \d {dtype}\) holds no codes .* PQ4 of 4"):
         open_source(tmp_path)
 
 
@@ -123,6 +127,23 @@ def test_a_codec_that_was_exchanged_is_not_decoded_with(tmp_path: Path) -> None:
     os.utime(tmp_path / CODES_NAME, ns=(1, 1))
     with pytest.raises(FileChangedError):
         read_rows(source)
+
+
+def test_parts_that_were_not_kept_together_are_refused(tmp_path: Path) -> None:
+    quantized(tmp_path)
+    codes = open_npy(FileStamp.of(tmp_path / CODES_NAME))
+    save_codec(tmp_path / CODEC_NAME, CODECS[0], {"codes": codes.fingerprint})
+    assert open_source(tmp_path).n_rows == 20
+    kept = (tmp_path / CODES_NAME).read_bytes()
+    for rows in (vectors(5, 4, "uint8"), vectors(20, 4, "uint8", seed=1)):
+        np.save(tmp_path / CODES_NAME, rows)
+        with pytest.raises(DataError, match="or not those that it was kept with"):
+            open_source(tmp_path)
+    (tmp_path / CODES_NAME).write_bytes(kept)
+    assert open_source(tmp_path).n_rows == 20
+    (tmp_path / CODES_NAME).unlink()
+    with pytest.raises(SourceNotFoundError, match=r"codes\.npy"):
+        open_source(tmp_path)
 
 
 def test_codes_without_a_codec_are_vectors_of_bytes(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from haag_vq import ground_truth, open_dataset, quantize, recall
 from haag_vq.data import VectorDataset
 from haag_vq.errors import DataError, InsufficientMemoryError, UsageError, WriteError
 from haag_vq.memory import Allowance
-from haag_vq.quantize import encode, quantizing
-from haag_vq.quantize.kernels import Encoder
+from haag_vq.quantizing import encode, run
+from haag_vq.quantizing.directory import made_whole
+from haag_vq.quantizing.kernels import Encoder
 from haag_vq.sources import ArraySource, open_source
 from haag_vq.sources.codec import StoredCodec
 from haag_vq.sources.quantized import CODEC_NAME, CODES_NAME, open_quantized
@@ -30,6 +31,8 @@ from tests.support.files import read_rows, vectors, write_npy, write_parquet
 N, DIM = 1_500, 12
 X = vectors(N, DIM)
 CODECS = ["PQ4", "SQ8", "SQ4"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is trained on .* vectors")
 
 
 def dataset_of(x: Any = X, **more: Any) -> VectorDataset:
@@ -135,7 +138,8 @@ def test_the_sample_is_what_is_trained_on(tmp_path: Path) -> None:
     [
         ("PQ5", r"5 sub-quantizers do not divide 12 .* near it do PQ2, PQ3, PQ4, PQ6"),
         ("PQ0", "is none of SQ8, SQ4 and PQm"),
-        ("PQ4x4", "is none of"),
+        ("PQ4x8", "is none of"),
+        ("PQ" + "9" * 5_000, "is none of"),
         ("SQ6", "is none of"),
         ("pq4", "is none of"),
         ("OPQ4,PQ4", "is none of"),
@@ -154,6 +158,76 @@ def test_too_few_to_train_on_are_refused(tmp_path: Path) -> None:
         quantize(dataset_of(), "PQ4", tmp_path / "q", n_train=100)
     quantize(dataset_of(X[:1]), "SQ8", tmp_path / "q")
     assert_array_equal(open_dataset(tmp_path / "q").compute(), X[:1])
+
+
+def test_few_to_train_on_are_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="SQ8 is trained on 300 vectors: at least 1,000 are usual"):
+        quantize(dataset_of(), "SQ8", tmp_path / "q", n_train=300)
+    with pytest.warns(UserWarning, match="PQ4 is trained on 400 vectors: at least 9,984"):
+        quantize(dataset_of(), "PQ4", tmp_path / "p", n_train=400)
+
+
+@pytest.mark.parametrize("n_threads", [0, -1])
+def test_no_threads_are_refused(n_threads: int, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"n_threads={n_threads}: at least one"):
+        quantize(dataset_of(), "SQ8", tmp_path / "q", n_threads=n_threads)
+
+
+@pytest.mark.parametrize(
+    ("codec", "scale"), [("PQ4", 1e20), ("PQ4", 1e-20), ("SQ8", 2e38), ("SQ4", 2e38)]
+)
+def test_values_that_a_codec_cannot_keep_are_told(codec: str, scale: float, tmp_path: Path) -> None:
+    """FAISS would end the process."""
+    x = (X / np.abs(X).max()).astype(np.float32) * np.float32(scale)
+    with pytest.raises(DataError, match="Scale the vectors"):
+        quantize(dataset_of(x), codec, tmp_path / "q")
+    assert left_in(tmp_path) == []
+
+
+def test_values_far_outside_of_the_sample_are_told(tmp_path: Path) -> None:
+    x = X.copy()
+    rows = dataset_of().sample(300, 0).stored_rows(np.arange(300))
+    x[np.setdiff1d(np.arange(N), rows)[0]] = 3e38
+    quantize(dataset_of(x), "SQ8", tmp_path / "q", n_train=300)
+    assert np.isfinite(open_dataset(tmp_path / "q").compute()).all()
+
+
+@pytest.mark.parametrize("middle", [0, 1_000, 100_000])
+def test_what_is_far_from_zero_is_trained_as_well(middle: float, tmp_path: Path) -> None:
+    x = X + np.float32(middle)
+    quantize(dataset_of(x), "PQ4", tmp_path / "q")
+    lost = np.square(open_dataset(tmp_path / "q").compute().astype(np.float64) - x).mean()
+    assert lost < 0.25 * np.square(X).mean()
+
+
+def test_bad_queries_are_told_before_the_set_is_read(tmp_path: Path) -> None:
+    source = CountingSource(ArraySource(X), tmp_path / "log")
+    queries = ArraySource(np.full((3, DIM), np.nan, np.float32))
+    with pytest.raises(DataError, match="NaN"):
+        quantize(VectorDataset(source, "rows", queries), "SQ8", tmp_path / "q")
+    assert left_in(tmp_path) == []
+
+
+def test_many_queries_are_in_the_projection(tmp_path: Path) -> None:
+    queries = ArraySource(vectors(5, DIM))
+    plain = quantize(dataset_of(), "SQ8", tmp_path / "q", chunk_size="64MiB")
+    both = quantize(dataset_of(queries=queries), "SQ8", tmp_path / "r", chunk_size="64MiB")
+    assert both.projection.total_bytes > plain.projection.total_bytes + (100 << 20)
+
+
+@pytest.mark.parametrize("kind", ["first:5", "sample:5"])
+def test_queries_that_are_rows_are_told_of(kind: str, tmp_path: Path) -> None:
+    dataset = open_dataset(write_npy(tmp_path / "x.npy", X), queries=kind)
+    with pytest.warns(UserWarning, match=rf"rows of the set \({kind}.*Hold them out"):
+        quantize(dataset, "SQ8", tmp_path / "q")
+
+
+def test_a_path_is_a_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert quantize(dataset_of(), "SQ8", "~/a/../q").path == str(tmp_path / "q")
+    assert open_dataset("~/q").n_rows == N
+    with pytest.raises(UsageError, match="has no column 'emb'"):
+        open_dataset("~/q", "emb")
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
@@ -188,7 +262,7 @@ def test_what_ends_it_leaves_nothing(
         quantize(dataset_of(), "SQ8", tmp_path / "q")
     assert left_in(tmp_path) == []
     if isinstance(error, OSError):
-        assert "codes.npy failed: No space left" in str(caught.value)
+        assert f"writing {tmp_path / 'q'} failed: No space left" in str(caught.value)
 
 
 def test_a_directory_that_cannot_be_written_in_is_told(
@@ -218,7 +292,7 @@ def test_what_does_not_fit_is_refused_before_it_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowance = Allowance(300 << 20, "a test")
-    monkeypatch.setattr(quantizing, "process_allowance", lambda: allowance)
+    monkeypatch.setattr(run, "process_allowance", lambda: allowance)
     source = CountingSource(ArraySource(X), tmp_path / "log")
     with pytest.raises(InsufficientMemoryError, match=r"quantizing needs .* Train on fewer vec"):
         quantize(VectorDataset(source, "rows"), "PQ4", tmp_path / "q")
@@ -233,6 +307,31 @@ def test_what_a_killed_run_left_is_swept_away(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
     (left / "pid").write_text(done.stdout.strip())
     quantize(dataset_of(), "SQ8", tmp_path / "q")
+    assert left_in(tmp_path) == ["q"]
+
+
+def test_what_is_killed_while_it_is_synced_is_swept_away(tmp_path: Path) -> None:
+    child = """
+import os, sys
+from pathlib import Path
+from haag_vq.quantizing import directory
+directory.sync = lambda path: os.kill(os.getpid(), 9)
+with directory.made_whole(Path(sys.argv[1])) as home:
+    (home / "codes.npy").write_bytes(b"codes")
+"""
+    done = subprocess.run([sys.executable, "-c", child, str(tmp_path / "r")], check=False)
+    assert done.returncode == -9
+    assert len(left_in(tmp_path)) == 1
+    quantize(dataset_of(), "SQ8", tmp_path / "q")
+    assert left_in(tmp_path) == ["q"]
+
+
+def test_what_was_made_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WriteError, match="something has that name by now"),
+        made_whole(tmp_path / "q"),
+    ):
+        (tmp_path / "q").mkdir()
     assert left_in(tmp_path) == ["q"]
 
 
@@ -257,6 +356,7 @@ print(json.dumps([peak_rss_bytes(), report.projection.total_bytes]))
     [
         ("x.npy", "PQ32", 40_000, "1MiB"),
         ("x.npy", "SQ8", 300, "16MiB"),
+        ("x.npy", "SQ4", 1_000, "100MiB"),
         ("x.parquet", "PQ16", 1_000, "8MiB"),
     ],
 )

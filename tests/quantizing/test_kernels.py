@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from haag_vq.quantize import kernels
-from haag_vq.quantize.kernels import Encoder
+from haag_vq.quantizing import kernels
+from haag_vq.quantizing.kernels import Encoder
 from haag_vq.sources.codec import Codec, ProductCodec, ScalarCodec
 from haag_vq.sources.protocol import F32
 from tests.support.codecs import product_codec, scalar_codec
@@ -74,6 +74,7 @@ def test_codes_do_not_depend_on_the_batch(
     x = vectors(300, 15)
     whole = encoded(codec, x)
     monkeypatch.setattr(kernels, "TILE_ROWS", 13)
+    monkeypatch.setattr(kernels, "PIECE_BYTES", 700)
     parts = [encoded(codec, x[at : at + step]) for at in range(0, len(x), step)]
     assert_array_equal(np.concatenate(parts), whole)
 

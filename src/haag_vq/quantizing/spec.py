@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from haag_vq.errors import UsageError
 from haag_vq.sources.codec import N_CENTROIDS
 
-_PATTERN = re.compile(r"(SQ(?P<bits>4|8))|(PQ(?P<m>[1-9]\d*)(x8)?)")
+_PATTERN = re.compile(r"SQ(?P<bits>4|8)|PQ(?P<m>[1-9]\d{0,8})")
+
+# Fewer vectors to train on are told, of a set that has more: FAISS wants 39 a centroid, and the
+# ends of a range are seldom among a few.
+FEW_PER_CENTROID, FEW_ROWS = 39, 1_000
+# FAISS's k-means takes 256 vectors a centroid, and drops the others.
+MOST_PER_CENTROID = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +68,13 @@ class CodecSpec:
     def least_rows(self) -> int:
         """Vectors that training takes at least: one a centroid."""
         return N_CENTROIDS if self.m else 1
+
+    @property
+    def few_rows(self) -> int:
+        """Vectors below which a training sample is told to be small."""
+        return FEW_PER_CENTROID * N_CENTROIDS if self.m else FEW_ROWS
+
+    def train_rows(self, n: int, n_rows: int) -> int:
+        """Vectors that are trained on, of `n` asked for and a set of `n_rows`."""
+        most = MOST_PER_CENTROID * N_CENTROIDS if self.m else n_rows
+        return min(n, n_rows, most)
