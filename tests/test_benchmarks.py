@@ -146,3 +146,9 @@ def test_every_way_over_the_hub_loads_the_same(tmp_path: Path) -> None:
     assert streaming["bytes_ratio"] <= 1.05  # footers weigh more in little data
     assert streaming["disk_bytes"] == 0
     assert staged["disk_bytes"] >= found["column_bytes"]
+
+
+def test_quantizing_keeps_to_its_projection(tmp_path: Path) -> None:
+    ways = benchmark("quantize.py", tmp_path, "--rows=3000", "--dim=64", "--m=8", "--repeat=1")
+    assert set(ways) == {"faiss", "faiss by blocks", "haag_vq"}
+    assert ways["haag_vq"]["peak_rss_bytes"] <= ways["haag_vq"]["projected_bytes"]
