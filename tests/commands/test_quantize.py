@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from haag_vq import cli, open_dataset
-from haag_vq.commands import plan
+from haag_vq.commands import info, plan
 from tests.commands.running import run
 from tests.support.files import vectors, write_npy
 
@@ -40,6 +40,9 @@ def test_it_tells_what_was_made_and_lost(
     assert rows["written"] == str(tmp_path / "q")
     facts = json.loads(told(capsys, base, tmp_path / "r", *words, "--json"))
     assert float(rows["lost"].split()[0]) == pytest.approx(facts["relative_error"], rel=1e-3)
+    told_of = run(info, tmp_path / "q", "--limit", "500"), run(plan, "load", tmp_path / "q")
+    for n, (_, about) in zip((500, 860), told_of, strict=True):
+        assert f"{n} × 16, stored as PQ4 codes" in dict(about)["vectors"]
     found = open_dataset(tmp_path / "q")
     assert (found.n_rows, found.query_source and found.query_source.n_rows) == (860, 40)
 

@@ -39,6 +39,7 @@ def test_describes_its_rows(made: Made) -> None:
     source = made.source
     assert (source.n_rows, source.dim) == made.expected.shape
     assert source.dtype == made.dtype
+    assert source.stored_as in (made.dtype.name, *(f"{c} codes" for c in ("PQ3", "SQ8", "SQ4")))
     assert len(source) == made.n
     assert f"{made.n:,} × {source.dim}" in repr(source)
 

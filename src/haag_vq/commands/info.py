@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], Rows]:
     fits = read_projection(source, n_cores()).total_bytes <= allowance.bytes
     rows = [
         ("dataset", dataset.name),
-        ("vectors", f"{dataset.n_rows:,} × {dataset.dim}, stored as {source.dtype.name}"),
+        ("vectors", f"{dataset.n_rows:,} × {dataset.dim}, stored as {source.stored_as}"),
         ("files", f"{len(source.files):,}, {format_bytes(source.stored_bytes)} of vectors"),
         ("as float32", format_bytes(dataset.nbytes)),
         ("blocks", f"{len(chunks):,} of up to {chunks.max_rows:,} rows"),

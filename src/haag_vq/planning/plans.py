@@ -137,7 +137,7 @@ def plan(
         job=job.name,
         n_rows=0 if source is None else source.n_rows,
         dim=0 if source is None else source.dim,
-        dtype="" if source is None else source.dtype.name,
+        dtype="" if source is None else source.stored_as,
         stored_bytes=need.work.network_bytes if source is None else source.stored_bytes,
         float32_bytes=0 if source is None else source.n_rows * source.dim * 4,
         n_partitions=need.n_partitions,

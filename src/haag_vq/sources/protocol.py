@@ -115,6 +115,11 @@ class VectorSource(ABC):
         return True
 
     @property
+    def stored_as(self) -> str:
+        """What is stored of a vector, for people: its element type, or codes."""
+        return self.dtype.name
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Absolute paths read from, in order; empty when the rows are not in files."""
         return ()

@@ -63,6 +63,10 @@ class QuantizedSource(VectorSource):
         return f"{self._codec.fingerprint}({self._codes.fingerprint})"
 
     @property
+    def stored_as(self) -> str:
+        return f"{self._codec.about['codec']} codes"
+
+    @property
     def files(self) -> tuple[str, ...]:
         return self._codes.files
 

@@ -23,6 +23,10 @@ class WrapperSource(VectorSource):
         return self._source.starts_anywhere
 
     @property
+    def stored_as(self) -> str:
+        return self._source.stored_as
+
+    @property
     def files(self) -> tuple[str, ...]:
         return self._source.files
 
