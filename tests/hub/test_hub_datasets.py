@@ -34,6 +34,7 @@ from tests.hub.repos import (
     write_sparse_msmarco,
 )
 from tests.hub.server import Hub
+from tests.support.files import write_hdf5
 
 Loader = Callable[..., VectorDataset]
 
@@ -81,6 +82,22 @@ def test_msmarco(hub: Hub, tmp_path: Path, streaming: bool) -> None:
     assert_array_equal(found, queries)
     assert hub.file_requests("passages_parquet") == []
     assert bool(files_below(cache)) is not streaming
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_files_of_ann_benchmarks(hub: Hub, tmp_path: Path, streaming: bool) -> None:
+    rows = [np.arange(i, i + 80, dtype=np.float32).reshape(20, 4) for i in (0, 100, 200)]
+    (hub.root / "some/set").mkdir(parents=True)
+    for i, array in enumerate(rows):
+        arrays = {"train": np.repeat(array, 9, axis=0), "test": array}
+        write_hdf5(hub.root / f"some/set/x-{i}.hdf5", arrays, "angular")
+    words = {"streaming": streaming, "cache_dir": tmp_path / "cache"}
+    one = open_dataset("hf://datasets/some/set/x-1.hdf5", **words)  # type: ignore[arg-type]
+    assert (one.n_rows, one.metric) == (180, "cosine")
+    assert_array_equal(one.queries, rows[1])
+    # So many rows of the array that is meant, whatever the others have.
+    some = open_dataset("hf://datasets/some/set/*.hdf5", "test", limit=50, **words)  # type: ignore[arg-type]
+    assert_array_equal(some.compute(), np.concatenate(rows)[:50])
 
 
 def test_a_local_copy_is_used_and_nothing_is_asked(hub: Hub) -> None:

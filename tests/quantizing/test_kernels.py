@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -77,6 +79,20 @@ def test_codes_do_not_depend_on_the_batch(
     monkeypatch.setattr(kernels, "PIECE_BYTES", 700)
     parts = [encoded(codec, x[at : at + step]) for at in range(0, len(x), step)]
     assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("codec", [product_codec(16, 4), scalar_codec(64, 4), scalar_codec(64, 8)])
+def test_encoding_takes_no_second_block(codec: Codec) -> None:
+    x = vectors(1 << 16, 64)
+    encoder, codes = Encoder(codec), np.empty((len(x), codec.code_bytes), np.uint8)
+    encoder.encode(x[:1], codes[:1])
+    tracemalloc.start()
+    try:
+        encoder.encode(x, codes)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < x.nbytes // 4
 
 
 @pytest.mark.parametrize("bits", [4, 8])
