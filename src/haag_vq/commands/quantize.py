@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chunk-size",
         type=size,
         default=format_bytes(DEFAULT_CHUNK_BYTES),
-        help="of a block of float32, one for each core (default: 16 MiB)",
+        help="of a block of float32, one for each core "
+        f"(default: {format_bytes(DEFAULT_CHUNK_BYTES)})",
     )
 
 

@@ -76,9 +76,9 @@ class Located:
         return open_source([file.path for file in self.files], column)
 
 
-def on_disk(paths: Iterable[str], column: str | None = None) -> Located:
+def on_disk(paths: Iterable[str]) -> Located:
     """Stamp the files of a local copy."""
-    return Located(tuple(stored_file(path) for path in paths), column=column)
+    return Located(tuple(stored_file(path) for path in paths))
 
 
 def locate_entry(entry: CatalogEntry, options: HubOptions) -> tuple[Located, Located]:

@@ -30,7 +30,7 @@ from haag_vq.groundtruth.comparison import SEVERITY, Comparison, Difference, Ver
 from haag_vq.groundtruth.lists import check_same, check_within, checked_keys, columns_of
 from haag_vq.groundtruth.pairs import Vectors
 from haag_vq.groundtruth.result import GroundTruth, check_truth
-from haag_vq.sources import Metric, VectorSource
+from haag_vq.sources import Metric
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -85,7 +85,7 @@ def compare(a: GroundTruth, b: GroundTruth, *, base: Any = None, queries: Any = 
     else:
         vectors = _vectors_of_both(base, queries, a, b)
         judged = _judge_by_vectors(places, a.metric, vectors)
-        fingerprints["the base given"] = _fingerprint(vectors.source)
+        fingerprints["the base given"] = vectors.fingerprint
     return _counted(
         judged,
         Comparison(
@@ -245,11 +245,6 @@ def _gap_warnings(largest_gap: float, keys: F64) -> tuple[str, ...]:
         f"{largest:.3g}: more than float32 usually explains. Are they of one unit (squared or "
         "not), and of the same vectors?",
     )
-
-
-def _fingerprint(source: VectorSource) -> str:
-    """Identity of the rows, as ground truth writes it: a wrapper's own can differ."""
-    return source.narrow(0, source.n_rows).fingerprint
 
 
 def _fingerprint_warnings(fingerprints: dict[str, str]) -> tuple[str, ...]:

@@ -66,6 +66,11 @@ class Vectors:
             )
         return cls(source, xq)
 
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the rows, as ground truth writes it: a wrapper's own can differ."""
+        return self.source.narrow(0, self.source.n_rows).fingerprint
+
     def check_belongs(self, truth: GroundTruth, name: str) -> None:
         """Raise UsageError if these are not the base and the queries of `truth`, where it tells."""
         facts: list[tuple[str, int | str, int | str]] = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 from haag_vq.errors import DataError, UsageError
 from haag_vq.groundtruth import d64
 from haag_vq.groundtruth.lists import as_ids, check_within
+from haag_vq.groundtruth.manifest import sha256_of
 from haag_vq.groundtruth.pairs import BATCH_BYTES, Scores, Vectors
 from haag_vq.groundtruth.result import GroundTruth
 from haag_vq.memory import PROCESS_BYTES, Projection, check_fits, process_allowance, rss_bytes
-from haag_vq.sources import Metric, check_metric
+from haag_vq.sources import Metric
 
 I64 = NDArray[np.int64]
 
@@ -62,7 +62,7 @@ def score_ids(
     if metric not in ("l2", "ip", "cosine"):
         raise UsageError(f"metric {metric!r}: ids are scored by 'l2', 'ip' or 'cosine'.")
     found, vectors = as_ids(ids, name), Vectors.of(base, queries)
-    _check(found, vectors, check_metric(metric), name)
+    _check(found, vectors, metric, name)
     nq, k = found.shape
     scores = vectors.score(np.repeat(np.arange(nq), k), found.ravel(), metric)
     _check_order(found, scores, metric, name)
@@ -75,8 +75,8 @@ def score_ids(
         metric,
         vectors.source.n_rows,
         vectors.source.dim,
-        vectors.source.narrow(0, vectors.source.n_rows).fingerprint,
-        hashlib.sha256(vectors.xq.data).hexdigest(),
+        vectors.fingerprint,
+        sha256_of(vectors.xq),
         dataset=str(getattr(base, "name", "")),
         query_source=str(getattr(base, "query_origin", "")) if queries is None else "",
     )

@@ -12,8 +12,7 @@ import numpy as np
 
 from haag_vq.arrays import plan_for, run_all
 from haag_vq.progress import ProgressLine
-from haag_vq.quantizing.kernels import Encoder
-from haag_vq.quantizing.needs import PIECE_BYTES
+from haag_vq.quantizing.kernels import PIECE_BYTES, Encoder
 from haag_vq.sources import VectorSource
 from haag_vq.sources.codec import U8, Codec
 from haag_vq.sources.protocol import F32

@@ -16,7 +16,7 @@ from haag_vq.sources.protocol import F32
 # 16 KiB, stays in the L1 cache meanwhile.
 TILE_ROWS = 512
 
-# Float32 bytes whose steps are counted at a time.
+# Rows are encoded in steps, and measured, in pieces of this many float32 bytes.
 PIECE_BYTES = 1 << 20
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from haag_vq.export import export_projection
 from haag_vq.groundtruth.precompile import COMPILER_BYTES
 from haag_vq.memory import Allowance, Projection, check_fits, format_bytes
 from haag_vq.partition import plan_partitions
-from haag_vq.quantizing.spec import CodecSpec
+from haag_vq.quantizing.kernels import PIECE_BYTES
+from haag_vq.quantizing.spec import MOST_PER_CENTROID, CodecSpec
 from haag_vq.sources import VectorSource
+from haag_vq.sources.codec import N_CENTROIDS
 
 DEFAULT_CHUNK_BYTES = 16 << 20
 # As many as FAISS's k-means uses.
-DEFAULT_TRAIN_ROWS = 65_536
-
-# Rows are encoded and measured in pieces of this many float32 bytes.
-PIECE_BYTES = 1 << 20
+DEFAULT_TRAIN_ROWS = MOST_PER_CENTROID * N_CENTROIDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Quantizing:
         block = rows * (dim * 4 + spec.code_bytes) + source.scratch_bytes
         work = max(training, self.n_threads * (block + in_pieces))
         if self.queries is not None:
-            # As `export_projection` has it.
-            work = max(work, 3 * self.chunk_bytes + self.queries.scratch_bytes)
+            exporting = export_projection(self.queries, self.chunk_bytes)
+            work = max(work, exporting.buffer_bytes + exporting.scratch_bytes)
         compiling = COMPILER_BYTES if spec.m else 0
         return Projection(work, search_bytes=3 * spec.codec_bytes + compiling)
 
